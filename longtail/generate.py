@@ -1,0 +1,344 @@
+"""The engine: one generator from image and question to words, read by page, command line, evaluation and tests alike."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .decoder import Decoder
+from .image import open_image
+from .models.llava import Llava, Prompt
+from .reducer import Reducer
+from .reducers.full import Full
+from .tokens import Curve, Reduced, VisualTokens
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Counts. `prompt`: text and visual tokens that enter the language model; `generated`: ids produced, the end token
+    included; `kv_entries`: live entries of a layer (mean over layers); `kv_bytes`: bytes of all live entries;
+    `layer_mean`: visual tokens entering a decoder layer at prefill (mean over layers)."""
+
+    patches: int
+    visual: int
+    prompt: int
+    generated: int
+    kv_entries: float
+    kv_bytes: int
+    layer_mean: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Measured, the reader's time between two answers left out. `first_token` is all that came before it; `per_token` the
+    median of the later ones; `method` what the reducer took before the language model, wherever it acted."""
+
+    preprocess: float = 0.0
+    vision: float = 0.0
+    method: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    per_token: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """All that is known after a token. `finished` is None while more may come, then eos, length, stopped or time."""
+
+    llava: Llava
+    reducer: Reducer
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: Tokens
+    seconds: Seconds
+    memory: int  # peak bytes: allocated on a GPU since the start of this answer; resident in this process on a CPU
+    visual: tuple[VisualTokens, ...]
+    reduced: tuple[Reduced, ...]
+    visual_span: tuple[int, int]  # positions of the visual tokens in the prompt
+    lost: tuple[int, ...]  # true positions the language model gave up, oldest first
+    first_logits: Tensor | None  # [V] float32, on the host
+    finished: str | None
+    seed: int
+
+    @property
+    def method(self) -> str:
+        """Name of the reducer."""
+        return type(self.reducer).__name__
+
+    @property
+    def curve(self) -> Curve | None:
+        """The similarity curve of the first view, where the reducer has one."""
+        return self.reduced[0].curve if self.reduced else None
+
+    def record(self) -> dict:
+        """This answer as plain JSON values."""
+        curve = self.curve
+        return {
+            "model": self.llava.name,
+            "method": self.method,
+            "params": dataclasses.asdict(self.reducer),
+            "question": self.question,
+            "answer": self.text,
+            "finished": self.finished,
+            "tokens": dataclasses.asdict(self.tokens),
+            "seconds": dataclasses.asdict(self.seconds),
+            "memory": self.memory,
+            "curve": curve and {"knee": curve.knee, "kept": curve.kept, "similarity": curve.similarity.tolist()},
+            "keep": [patch for view in self.reduced for patch in view.keep.tolist()],
+            "source": [token for view in self.reduced for token in view.source.tolist()],
+            "role": [role for view in self.reduced for role in view.role.tolist()],
+            "lost": list(self.lost),
+            "device": str(self.llava.device),
+            "dtype": str(self.llava.dtype).removeprefix("torch."),
+            "seed": self.seed,
+        }
+
+
+class Halted(Exception):
+    """Raised between layers when the visitor stopped the run or its time is up."""
+
+
+@dataclass
+class Clock:
+    """Laps of one answer: each names what was done since the last one, the device waited for. Stop and time limit live here."""
+
+    device: torch.device
+    stop: object = None  # has is_set(), as threading.Event
+    limit: float | None = None  # seconds
+    last: float = field(default_factory=time.perf_counter)
+    laps: dict = field(default_factory=dict)
+    steps: list = field(default_factory=list)
+
+    def lap(self, name: str):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if name == "decode":
+            self.steps.append(now - self.last)
+        else:
+            self.laps[name] = self.laps.get(name, 0.0) + now - self.last
+        self.last = now
+
+    def restart(self):
+        """After a yield: the reader's time is not ours."""
+        self.last = time.perf_counter()
+
+    def halted(self) -> str | None:
+        if self.stop is not None and self.stop.is_set():
+            return "stopped"
+        spent = sum(self.laps.values()) + sum(self.steps) + time.perf_counter() - self.last
+        return "time" if self.limit is not None and spent > self.limit else None
+
+    def between(self):
+        if reason := self.halted():
+            raise Halted(reason)
+
+    def seconds(self) -> Seconds:
+        first, steps = sum(self.laps.values()), sorted(self.steps)
+        median = (steps[len(steps) // 2] + steps[(len(steps) - 1) // 2]) / 2 if steps else 0.0
+        return Seconds(**self.laps, first_token=first, per_token=median, total=first + sum(steps))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: greedy at temperature 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature <= 5:
+            raise ValueError(f"temperature must be between 0 and 5, got {self.temperature!r}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+
+    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
+        if self.temperature == 0:
+            return int(logits.argmax())
+        chance, order = (logits.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
+        chance[chance.cumsum(-1) - chance >= self.top_p] = 0
+        return int(order[torch.multinomial(chance, 1, generator=generator)])
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is shared before the language model: the prompt, the views of the tower, and what they cost."""
+
+    prompt: Prompt
+    views: list[tuple[VisualTokens, Reduced | None]]
+    laps: dict
+
+
+@torch.inference_mode()
+def generate(
+    llava: Llava,
+    image,
+    question: str,
+    reducer: Reducer | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop=None,
+    time_limit: float | None = None,
+    seen: Seen | None = None,
+) -> Iterator[Answer]:
+    """An Answer after every token; the last one has `finished` set.
+
+    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is in seconds of work.
+    Raises ValueError for an image, a question or a parameter that cannot be used, before anything runs.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
+    run = _Run(llava, reducer, question, sampling, Clock(llava.device, stop, time_limit))
+    if llava.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(llava.device)
+    try:
+        logits = run.begin(image, seen, max_new_tokens)
+    except Halted as halted:
+        yield run.answer(str(halted))
+        return
+    while True:
+        finished = run.take(logits, max_new_tokens)
+        yield run.answer(finished)
+        run.clock.restart()
+        if finished:
+            return
+        if reason := run.clock.halted():
+            yield run.answer(reason)
+            return
+        logits = run.decoder.step(torch.tensor([run.ids[-1]], device=llava.device))
+
+
+def answer(llava: Llava, image, question: str, reducer: Reducer | None = None, **options) -> Answer:
+    """The last answer of `generate`, same arguments."""
+    for last in generate(llava, image, question, reducer, **options):
+        pass
+    return last
+
+
+def compare(llava: Llava, image, question: str, reducers: list[Reducer], **options) -> list[Answer]:
+    """The last answer of each reducer. The tower runs once for all that do not act inside it; its one measured time then
+    stands in each of their `seconds`."""
+    outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
+    layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
+    seen = look(llava, image, question, layers, Clock(llava.device)) if outside else None
+    return [
+        answer(llava, image, question, reducer, seen=None if "trim" in reducer.active() else seen, **options)
+        for reducer in reducers
+    ]
+
+
+@torch.inference_mode()
+def look(llava: Llava, image, question: str, layers: tuple[int, ...], clock: Clock, reducer: Reducer | None = None) -> Seen:
+    """Prompt and vision tower: everything before `reduce`. Where a reducer is given, its `trim` acts inside."""
+
+    def trim(tower):
+        clock.lap("vision")
+        reduced = reducer.trim(tower)
+        clock.lap("method")
+        return reduced
+
+    prompt = llava.prompt(open_image(image), question)
+    clock.lap("preprocess")
+    views = llava.encode(prompt, layers, trim if reducer else None, clock.between)
+    clock.lap("vision")
+    return Seen(prompt, views, dict(clock.laps))
+
+
+@dataclass
+class _Run:
+    """One answer in the making."""
+
+    llava: Llava
+    reducer: Reducer
+    question: str
+    sampling: Sampling
+    clock: Clock
+    decoder: Decoder | None = None
+    visual: tuple[VisualTokens, ...] = ()
+    reduced: tuple[Reduced, ...] = ()
+    ids: list[int] = field(default_factory=list)
+    first_logits: Tensor | None = None
+
+    def begin(self, image, seen: Seen | None, new: int) -> Tensor:
+        """Everything up to the logits of the first token."""
+        if seen is None:
+            inside = self.reducer if "trim" in self.reducer.active() else None
+            seen = look(self.llava, image, self.question, self.reducer.layers_read(), self.clock, inside)
+        self.clock.laps |= seen.laps
+        self.clock.restart()
+        self.visual = tuple(visual for visual, _ in seen.views)
+        self.reduced = tuple(self._reduce(visual, trimmed) for visual, trimmed in seen.views)
+        self.clock.lap("method")
+        hidden, span = self.llava.splice(seen.prompt, self.reduced)
+        if len(hidden) + new > self.llava.room():
+            raise ValueError(
+                f"{len(hidden)} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
+                f"{self.llava.name}: ask a shorter question or lower max_new_tokens"
+            )
+        unpruned = len(hidden) - (span[1] - span[0]) + sum(len(view.source) for view in self.reduced)
+        self.decoder = Decoder(self.llava, self.reducer)
+        logits = self.decoder.prefill(hidden, span, unpruned, new, self.clock)
+        self.first_logits = logits.float().cpu()
+        return logits
+
+    def take(self, logits: Tensor, limit: int) -> str | None:
+        """Choose the next token; why it was the last one, if it was."""
+        self.ids.append(self.sampling.choose(logits, self._generator()))
+        self.clock.lap("prefill" if len(self.ids) == 1 else "decode")
+        if self.ids[-1] in self.llava.ends:
+            return "eos"
+        return "length" if len(self.ids) == limit else None
+
+    def answer(self, finished: str | None) -> Answer:
+        read = self.decoder is not None and self.first_logits is not None
+        return Answer(
+            llava=self.llava,
+            reducer=self.reducer,
+            question=self.question,
+            text=self.llava.decode_text(self.ids),
+            token_ids=tuple(self.ids),
+            tokens=self._tokens(read),
+            seconds=self.clock.seconds(),
+            memory=_peak_memory(self.llava.device),
+            visual=self.visual,
+            reduced=self.reduced,
+            visual_span=self.decoder.span if read else (0, 0),
+            lost=self.decoder.lost() if read else (),
+            first_logits=self.first_logits,
+            finished=finished,
+            seed=self.sampling.seed,
+        )
+
+    def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
+        reduced = self.reducer.reduce(visual)
+        return reduced if trimmed is None else trimmed.then(reduced)
+
+    def _generator(self) -> torch.Generator:
+        """Draws depend on the seed and on how many tokens came before, on nothing else."""
+        return torch.Generator().manual_seed(self.sampling.seed + 1_000_003 * len(self.ids))
+
+    def _tokens(self, read: bool) -> Tokens:
+        patches = sum(len(view.source) for view in self.reduced)
+        visual = sum(len(view.features) for view in self.reduced)
+        if not read:
+            return Tokens(patches, visual, 0, 0, 0, 0, visual)
+        d = self.decoder
+        return Tokens(patches, visual, d.prompt, len(self.ids), d.entries(), d.bytes(), d.layer_mean())
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows; the peak of the process, which never falls
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,143 @@
+"""A reducer is one paper: a frozen dataclass whose fields are its parameters and whose methods act at up to five moments."""
+
+import dataclasses
+import math
+from dataclasses import MISSING, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .tokens import CacheView, Prefill, Reduced, TowerView, VisualTokens
+
+REDUCERS: dict[str, type["Reducer"]] = {}
+MOMENTS = ("trim", "reduce", "drop", "evict")
+
+
+def param(default, low=None, high=None, step=None, help: str = "", choices: tuple[str, ...] = ()):
+    """A parameter of a reducer, declared once: slider, flag, range check, help and README row all come from it."""
+    return dataclasses.field(
+        default=default, metadata={"low": low, "high": high, "step": step, "help": help, "choices": choices}
+    )
+
+
+def register(reducer: type["Reducer"]) -> type["Reducer"]:
+    """Put a reducer into REDUCERS under its class name."""
+    REDUCERS[reducer.__name__] = reducer
+    return reducer
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of a reducer as the page and the command line show it."""
+
+    name: str
+    kind: type
+    default: Any
+    low: float | None
+    high: float | None
+    step: float | None
+    help: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """Keeps every visual token."""
+
+    paper: ClassVar[str] = ""
+    scores_with: ClassVar[str | None] = None  # "embeddings": entries are scored by the embedding similarity they receive
+
+    def __post_init__(self):
+        for parameter in self.parameters():
+            object.__setattr__(self, parameter.name, self._checked(parameter, getattr(self, parameter.name)))
+
+    # ---- the moments a paper may act at; none of them sees a model
+
+    def layers_read(self) -> tuple[int, ...]:
+        """Tower layers to capture, counted as in a 24-layer tower."""
+        return ()
+
+    def trim(self, tower: TowerView) -> Reduced | None:
+        """Moment 1, inside the vision tower: what goes on, over the tokens that are here; None keeps all."""
+
+    def reduce(self, visual: VisualTokens) -> Reduced:
+        """Moment 2, before the language model: N patches in, M tokens out."""
+        return Reduced.select(visual, torch.arange(len(visual.features)))
+
+    def drop(self, prefill: Prefill) -> Tensor | None:
+        """Moment 3, entering a decoder layer: positions [<= T] to keep, ascending; None keeps all."""
+
+    def evict(self, cache: CacheView) -> Tensor | None:
+        """Moment 4, after each forward pass: slots to give up; None gives up none."""
+
+    def slots(self, prompt: int, unpruned: int, new: int) -> int:
+        """Slots the KV cache needs for a prompt of that many entries and that many new tokens."""
+        return prompt + new
+
+    # ---- what a reducer tells of itself
+
+    @classmethod
+    def at(cls, budget: int) -> "Reducer":
+        """The reducer that hands `budget` visual tokens to the language model. Raises ValueError out of range."""
+        return cls(budget=budget) if any(p.name == "budget" for p in cls.parameters()) else cls()
+
+    @classmethod
+    def acts(cls) -> tuple[str, ...]:
+        """The moments this reducer can act at, derived from what it overrides."""
+        return tuple(moment for moment in MOMENTS if getattr(cls, moment) is not getattr(Reducer, moment))
+
+    def active(self) -> tuple[str, ...]:
+        """The moments it acts at as it is set; a reducer whose options switch a moment off says so here."""
+        return self.acts()
+
+    @classmethod
+    def sentence(cls) -> str:
+        """The first sentence of its docstring: what a menu shows."""
+        return " ".join(cls.__doc__.split("\n\n")[0].split())
+
+    @classmethod
+    def parameters(cls) -> tuple[Parameter, ...]:
+        """Its fields, in order."""
+        return tuple(
+            Parameter(f.name, type(f.default), f.default, **f.metadata)
+            for f in dataclasses.fields(cls)
+            if f.default is not MISSING
+        )
+
+    @classmethod
+    def limits(cls, name: str, **values) -> tuple[float, float]:
+        """Lowest and highest value of a numeric parameter, given the values of the others."""
+        parameter = next(p for p in cls.parameters() if p.name == name)
+        return parameter.low, parameter.high
+
+    def _checked(self, parameter: Parameter, value):
+        name, given = f"{type(self).__name__}.{parameter.name}", f"got {value!r}"
+        if parameter.choices:
+            if value not in parameter.choices:
+                raise ValueError(f"{name} must be one of {', '.join(parameter.choices)}, {given}")
+            return value
+        if parameter.kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, {given}")
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, {given}")
+        if parameter.kind is int and value != int(value):
+            raise ValueError(f"{name} must be a whole number, {given}")
+        others = {p.name: getattr(self, p.name) for p in self.parameters()}
+        low, high = self.limits(parameter.name, **others)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be between {low:g} and {high:g}, {given}")
+        return parameter.kind(value)
+
+
+def make(name: str, **values) -> Reducer:
+    """A reducer by name. Raises ValueError for an unknown name or parameter, or a value out of range."""
+    if name not in REDUCERS:
+        raise ValueError(f"there is no method {name!r}: choose one of {', '.join(REDUCERS)}")
+    known = [p.name for p in REDUCERS[name].parameters()]
+    for given in values:
+        if given not in known:
+            raise ValueError(f"{name} has no parameter {given!r}: it has {', '.join(known) or 'none'}")
+    return REDUCERS[name](**values)

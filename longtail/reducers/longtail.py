@@ -1,0 +1,97 @@
+from dataclasses import dataclass
+from math import floor
+
+import torch
+
+from ..reducer import Reducer, param, register
+from ..similarity import READINGS, long_tail
+from ..tokens import SIMILARITIES, Reduced
+
+
+@register
+@dataclass(frozen=True)
+class LongTail(Reducer):
+    """Cuts the long tail of CLS similarity at its knee, then holds the KV cache at a heavy + recent budget.
+
+    Sparsity Meets Similarity. Stage 1 (section 3.2): the CLS-to-patch similarities of tower layer 16, sorted, are split at
+    i* = argmax (n-i)(d1-di)/(d1-dn). The paper prints alpha i* as what is kept, which gives at most 70 of 576 on a convex
+    curve; its own counts (about 134) come out of floor(alpha (n - i*)), the default `reading`. The paper does not say
+    whether the pruned tokens leave inside the tower or after it: `cut` has both, and gathers afterwards by default.
+
+    Stage 2 (section 3.3): heavy + recent entries, frozen at the prompt's length, stay in the cache. The score of an entry
+    is the embedding similarity it received from later tokens; the lowest outside the recent part leaves every layer. At
+    0.5 + 0.5 nothing of an even prompt is dropped, one entry of an odd one; each decoded token then evicts one. Positions
+    stay true. Tokens are kept in raster order (the paper is silent).
+    """
+
+    paper = "https://arxiv.org/abs/2409.01162"
+    scores_with = "embeddings"
+
+    alpha: float = param(0.24, 0.01, 1, 0.01, "scales what is kept (above 1, to 10, for the reading head)")
+    reading: str = param("tail", choices=READINGS, help="what alpha multiplies: n - i*, i*, or the similarity at i*")
+    similarity: str = param("attention", choices=SIMILARITIES, help="how CLS and a patch are compared")
+    layer: int = param(16, 0, 23, 1, "tower layer that scores, of 24")
+    cut: str = param("gather", choices=("gather", "in_tower"), help="prune after the tower, or entering the layer")
+    visual_stage: bool = param(True, help="stage 1: prune visual tokens by the curve")
+    text_stage: bool = param(True, help="stage 2: hold the KV cache at heavy + recent entries")
+    heavy: float = param(0.5, 0, 1, 0.05, "share of the budget for entries that received most similarity")
+    recent: float = param(0.5, 0, 1, 0.05, "share of the budget for the newest entries")
+    budget_of: str = param("prompt", choices=("prompt", "unpruned"), help="length that heavy and recent multiply")
+    protect_first: bool = param(False, help="never give up the first entry (attention sink)")
+    budget: int = param(0, 0, 576, 1, "visual tokens kept, whatever alpha says; 0: alpha and the knee decide")
+
+    @classmethod
+    def limits(cls, name, **values):
+        return (0.01, 10) if name == "alpha" and values.get("reading") == "head" else super().limits(name)
+
+    def active(self):
+        first = ("trim",) if self.cut == "in_tower" else ("reduce",)
+        return (first if self.visual_stage else ()) + (("drop", "evict") if self.text_stage else ())
+
+    def layers_read(self):
+        return (self.layer,) if "reduce" in self.active() else ()
+
+    def trim(self, tower):
+        if "trim" in self.active() and tower.entering(self.layer):
+            return self._cut(tower.visual, tower.read())
+
+    def reduce(self, visual):
+        if "reduce" not in self.active():
+            return super().reduce(visual)
+        return self._cut(visual, visual.layer(self.layer))
+
+    def drop(self, prefill):
+        heavy, recent = self._budgets(prefill.prompt, prefill.unpruned)
+        surplus = prefill.prompt - heavy - recent
+        if not self.text_stage or prefill.layer > 0 or surplus <= 0:
+            return None
+        position = torch.arange(prefill.prompt, device=prefill.hidden.device)
+        stay = torch.ones_like(prefill.visual)
+        stay[self._lowest(prefill.score, position, prefill.prompt - recent, surplus)] = False
+        return stay.nonzero().flatten()
+
+    def evict(self, cache):
+        heavy, recent = self._budgets(cache.prompt, cache.unpruned)
+        surplus = cache.count - heavy - recent
+        if not self.text_stage or surplus <= 0:
+            return None
+        return self._lowest(cache.score, cache.position, cache.seen - recent, surplus)
+
+    def slots(self, prompt, unpruned, new):
+        budget = sum(self._budgets(prompt, unpruned)) + 1  # + 1: the newcomer is seen before one leaves
+        return min(prompt + new, budget) if self.text_stage else prompt + new
+
+    def _cut(self, visual, layer):
+        curve = long_tail(layer.similarity(self.similarity), self.alpha, self.reading, self.budget)
+        return Reduced.select(visual, curve.keep, curve)
+
+    def _budgets(self, prompt, unpruned):
+        """Heavy and recent entries. One of each at least where it must be: the token being read, the protected first."""
+        length = prompt if self.budget_of == "prompt" else unpruned
+        return max(floor(self.heavy * length), int(self.protect_first)), max(floor(self.recent * length), 1)
+
+    def _lowest(self, score, position, recent_from, count):
+        """The `count` entries of the lowest score before the recent ones; the oldest first where scores tie."""
+        settled = (position >= int(self.protect_first)) & (position < recent_from)
+        age = position.argsort(stable=True)  # slots are not in order of arrival
+        return age[score.masked_fill(~settled, torch.inf)[age].argsort(stable=True)[:count]]

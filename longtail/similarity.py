@@ -1,0 +1,62 @@
+"""The main paper's mathematics: the long-tailed CLS similarity curve, its knee, what alpha keeps, and what embeddings receive.
+
+Sparsity Meets Similarity, sections 3.2 and 3.3. Pure functions; float64 where an argmax decides.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .tokens import Curve
+
+READINGS = ("tail", "head", "threshold")
+
+
+def objective(curve: np.ndarray) -> np.ndarray:
+    """f(i) = (n-i)(d1-di)/(d1-dn) for i = 1..n-1 (eq. 2), of a descending curve [n]; zeros where the curve is flat."""
+    n, fall = len(curve), curve[0] - curve[-1]
+    if fall == 0:
+        return np.zeros(max(n - 1, 1))
+    return (n - np.arange(1, n)) * (curve[0] - curve[:-1]) / fall
+
+
+def knee(curve: np.ndarray) -> int:
+    """i* = first argmax of the objective (eq. 3), 1-based; 1 where the curve is flat or holds one patch."""
+    return int(objective(curve).argmax()) + 1
+
+
+def kept(curve: np.ndarray, i: int, alpha: float, reading: str) -> int:
+    """How many patches alpha keeps of a descending curve [n] with knee i, clamped to 1..n.
+
+    `tail`: floor(alpha (n - i)), which reproduces the counts the paper reports; `head`: ceil(alpha i), its formula as
+    printed; `threshold`: every d >= alpha d_i. Raises ValueError for any other reading.
+    """
+    n = len(curve)
+    if reading == "tail":
+        count = math.floor(alpha * (n - i))
+    elif reading == "head":
+        count = math.ceil(alpha * i)
+    elif reading == "threshold":
+        count = int((curve >= alpha * curve[i - 1]).sum())
+    else:
+        raise ValueError(f"reading must be one of {', '.join(READINGS)}, got {reading!r}")
+    return min(max(count, 1), n)
+
+
+def long_tail(similarity: Tensor, alpha: float, reading: str, budget: int = 0) -> Curve:
+    """The whole of stage 1 on similarities [n]: stable descending order, objective, knee, count (`budget` overrules alpha)."""
+    values = similarity.detach().to("cpu", torch.float64).numpy()  # the one host synchronisation
+    order = np.argsort(-values, kind="stable")
+    curve = values[order]
+    i = knee(curve)
+    count = min(budget, len(curve)) if budget else kept(curve, i, alpha, reading)
+    return Curve(order, curve, objective(curve), i, count)
+
+
+def received(embeddings: Tensor) -> Tensor:
+    """How much later tokens look at each one [T]: column sums of softmax(causal(E E^T / sqrt(D))), float32, E [T, D]."""
+    x = embeddings.float()
+    similarity = x @ x.T / x.shape[-1] ** 0.5
+    return similarity.masked_fill(torch.ones_like(similarity, dtype=torch.bool).triu(1), -torch.inf).softmax(-1).sum(0)

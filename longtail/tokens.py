@@ -1,0 +1,177 @@
+"""What reducers see and what they return. Plain tensors of one image view and one prompt; no model, no batch axis.
+
+Shapes: N patches on a grid in raster order, M survivors, D channels, H heads, T positions, L question tokens.
+Bookkeeping (`keep`, `source`, `role`) lives on the host, features stay on the model's device.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SIMILARITIES = ("attention", "attention_heads", "hidden", "cosine")
+ROLES = ("kept", "recovered", "merged", "dropped")
+
+
+@dataclass(frozen=True, eq=False)
+class TowerLayer:
+    """What a layer of the vision tower reads (`hidden`, CLS first) and the CLS query and all keys it makes of it."""
+
+    hidden: Tensor  # [1+N, D]
+    query: Tensor  # [1, D], after the layer's first norm, bias included, unscaled, heads concatenated
+    key: Tensor  # [1+N, D]
+    heads: int
+
+    def similarity(self, kind: str) -> Tensor:
+        """CLS-to-patch similarity [N], float32.
+
+        `attention` (main paper, eq. 1): softmax over the 1+N keys at full width, CLS column cut, not renormalised;
+        `attention_heads`: the same per head, averaged; `hidden`: softmax of the dot products of the states; `cosine`.
+        Raises ValueError for any other kind.
+        """
+        if kind not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {kind!r}")
+        if kind.startswith("attention"):
+            return self._attention(1 if kind == "attention" else self.heads)
+        hidden = self.hidden.float()
+        if kind == "cosine":
+            return functional.cosine_similarity(hidden[:1], hidden[1:], dim=-1)
+        return (hidden[1:] @ hidden[0] / hidden.shape[-1] ** 0.5).softmax(-1)
+
+    def _attention(self, heads: int) -> Tensor:
+        query = self.query.float().view(heads, 1, -1)  # [H, 1, D/H]
+        key = self.key.float().view(len(self.key), heads, -1).permute(1, 2, 0)  # [H, D/H, 1+N]
+        return (query @ key / query.shape[-1] ** 0.5).softmax(-1).mean(0)[0, 1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """The question beside the image: token ids [L], embeddings [L, D_llm] and, where the model has CLIP's text tower, its view."""
+
+    ids: Tensor
+    embeddings: Tensor
+    clip: Callable[["VisualTokens"], Tensor] | None = None
+
+    def relevance(self, visual: "VisualTokens") -> Tensor:
+        """CLIP cosine of the question and each patch [N], raw sign. Raises ValueError where no CLIP text tower is at hand."""
+        if self.clip is None:
+            raise ValueError(
+                "this model has no CLIP text tower, so text-guided methods cannot run: "
+                "use the bundled model (tiny) or a model folder with a clip/ folder inside"
+            )
+        return self.clip(visual)
+
+
+@dataclass(frozen=True, eq=False)
+class VisualTokens:
+    """What the vision tower made of one image view: the features [N, D] that the projector reads, CLS removed."""
+
+    features: Tensor  # [N, D]
+    cls: Tensor  # [D]
+    grid: tuple[int, int]  # rows, columns
+    layers: Mapping[int, TowerLayer] = field(default_factory=dict)
+    project: Callable[[Tensor], Tensor] = lambda x: x  # vision space -> language space
+    question: Question | None = None
+
+    def layer(self, index: int) -> TowerLayer:
+        """Tower layer `index`, counted as in a 24-layer tower. Raises ValueError unless `layers_read()` named it."""
+        if index not in self.layers:
+            read = ", ".join(map(str, sorted(self.layers))) or "none"
+            raise ValueError(f"tower layer {index} was not captured (captured: {read}): name it in layers_read()")
+        return self.layers[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Descending similarities d [n], objective f [n-1] and knee i* (1-based) of the main paper's eq. 2-3; `kept` after alpha."""
+
+    order: np.ndarray  # patch of each rank
+    similarity: np.ndarray  # float64
+    objective: np.ndarray  # float64; f(i) is objective[i - 1]
+    knee: int
+    kept: int
+
+    @property
+    def keep(self) -> Tensor:
+        """The patches [kept] of the highest similarity, most similar first."""
+        return torch.from_numpy(self.order[: self.kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """What became of the patches: the surviving tokens and, for each patch, who speaks for it. Every picture is drawn from this."""
+
+    features: Tensor  # [M, D]
+    keep: Tensor  # [M] patch each token stands on, -1 for a token that stands on none
+    source: Tensor  # [N] index into M of the token that speaks for the patch, -1 where it was dropped
+    role: np.ndarray  # [N] of ROLES
+    curve: Curve | None = None
+
+    @classmethod
+    def select(cls, visual: VisualTokens, keep: Tensor, curve: Curve | None = None) -> "Reduced":
+        """Pure pruning: `keep` holds patch indices in any order; the survivors come back in raster order."""
+        keep = keep.detach().to("cpu", torch.long).sort().values
+        source = torch.full((len(visual.features),), -1)
+        source[keep] = torch.arange(len(keep))
+        role = np.where(source.numpy() < 0, "dropped", "kept")
+        return cls(visual.features[keep.to(visual.features.device)], keep, source, role, curve)
+
+    def then(self, later: "Reduced") -> "Reduced":
+        """This reduction followed by `later`, which acted on these M tokens: told over the original N patches."""
+        keep = torch.where(later.keep < 0, -1, self.keep[later.keep.clamp_min(0)])
+        gone = self.source < 0
+        token = self.source.clamp_min(0)
+        source = torch.where(gone, -1, later.source[token])
+        role = np.where(gone.numpy() | (later.role[token] == "kept"), self.role, later.role[token])
+        return Reduced(later.features, keep, source, role, later.curve or self.curve)
+
+
+@dataclass(frozen=True, eq=False)
+class TowerView:
+    """Moment 1: the tokens inside the vision tower, entering a layer or between its attention and its MLP."""
+
+    index: int  # 0-based layer of this tower
+    depth: int  # layers of this tower
+    place: str  # "entering" or "between"
+    visual: VisualTokens  # features: the states [N, D] here, CLS apart
+    read: Callable[[], TowerLayer]  # the layer's CLS query and keys, computed when asked for
+
+    def entering(self, layer: int) -> bool:
+        """Whether this is the door of the layer that a 24-layer tower counts as `layer`."""
+        return self.place == "entering" and self.index == tower_layer(layer, self.depth)
+
+
+def tower_layer(layer: int, depth: int) -> int:
+    """Index of `layer` of a 24-layer tower in a tower of `depth` layers: first stays first, the layer LLaVA reads (22)
+    stays the last but one, the last (23) stays last."""
+    return layer * (depth - 1) // 23
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """Moment 3: the prompt entering decoder layer `layer`."""
+
+    layer: int
+    hidden: Tensor  # [T, D]
+    visual: Tensor  # [T] bool
+    prompt: int  # length of the prompt that entered layer 0, before anything was dropped
+    unpruned: int  # its length had every patch stayed
+    score: Tensor | None  # [T] what each entry has received of what the reducer scores with
+    attention: Callable[[Tensor], Tensor]  # rows [R] -> [H, R, T], recomputed for those rows only
+
+
+@dataclass(frozen=True, eq=False)
+class CacheView:
+    """Moment 4: the KV cache after a forward pass. Entry i lies in slot i; slots given up before are absent from `position`."""
+
+    layer: int  # first decoder layer of those that share these entries
+    count: int  # live entries
+    position: Tensor  # [S] true position of the entry in each slot, -1 where the slot is free
+    visual: Tensor  # [S] bool
+    score: Tensor | None  # [S] received so far
+    seen: int  # tokens read so far: the next one stands at this position
+    prompt: int  # as in Prefill
+    unpruned: int
