@@ -1,4 +1,4 @@
-"""The KV cache with a fixed number of slots: an entry that is given up is overwritten by a newcomer, nothing is ever moved.
+"""The KV cache with a fixed number of slots: a newcomer overwrites an entry that was given up, nothing is ever moved.
 
 A `Ledger` knows which entry lies in which slot; a `SlotLayer` holds one decoder layer's keys and values in those slots.
 """
@@ -33,7 +33,7 @@ class Ledger:
         return self.used - self.free
 
     def select(self, keep: Tensor, slots: int) -> "Ledger":
-        """A ledger of the entries `keep` [<= T] alone, packed into the first of `slots` slots, scores carried over."""
+        """A ledger of the entries `keep` [<= T] alone, packed into the first slots; scores are carried over."""
         chosen = Ledger.__new__(Ledger)
         chosen.used, chosen.seen, chosen.slots, chosen.free, chosen.slot = len(keep), self.seen, slots, 0, None
         spare = max(slots, len(keep)) - len(keep)
@@ -43,7 +43,7 @@ class Ledger:
         return chosen
 
     def place(self, hidden: Tensor):
-        """Give the newcomer `hidden` [1, D] a slot; the live entries receive its similarity, and so does it of itself."""
+        """Give the newcomer `hidden` [1, D] a slot; live entries, itself included, receive its similarity to them."""
         if self.free:
             self.slot = (self.position[: self.used] < 0).int().argmax(0, keepdim=True)
             self.free -= 1
@@ -85,7 +85,7 @@ class SlotLayer(CacheLayerMixin):
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Prefill: write the prompt into the first slots. Decode: write the newcomer into its slot; return what was ever written."""
+        """Prefill: the prompt goes into the first slots. Decode: the newcomer into its own. Returns written slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys[:, :, : self.ledger.used], self.values[:, :, : self.ledger.used] = key_states, value_states

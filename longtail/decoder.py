@@ -1,4 +1,4 @@
-"""Inside the language model: prefill with `drop` entering each layer (moment 3), decode with `evict` after each pass (moment 4).
+"""Inside the language model: `drop` entering each layer at prefill (moment 3), `evict` after each pass (moment 4).
 
 Knows the order of things; the layers themselves, their rotary embedding and their head are the model family's.
 """
@@ -23,7 +23,7 @@ class Decoder:
     prompt: int = 0
     unpruned: int = 0
     span: tuple[int, int] = (0, 0)  # first visual position and the one after the last
-    ledgers: list[Ledger] = field(default_factory=list)  # one a decoder layer; the same one until a layer drops entries
+    ledgers: list[Ledger] = field(default_factory=list)  # one a decoder layer; the same until a layer drops entries
     cache: Cache | None = None
     entered: list[int] = field(default_factory=list)  # visual tokens entering each layer at prefill
     gone: list[Tensor] = field(default_factory=list)  # true positions dropped or evicted, oldest first
@@ -34,12 +34,14 @@ class Decoder:
     def prefill(self, hidden: Tensor, span: tuple[int, int], unpruned: int, new: int, clock) -> Tensor:
         """Read the prompt `hidden` [T, D]; returns the logits [V] after its last position.
 
-        `span`: where its visual tokens stand; `unpruned`: its length had every patch stayed; `new`: tokens still to come.
+        `span`: where its visual tokens stand; `unpruned`: its length had every patch stayed; `new`: tokens to come.
         """
         self.prompt, self.unpruned, self.span = len(hidden), unpruned, span
         slots = self.reducer.slots(self.prompt, unpruned, new)
         clock.lap("prefill")
-        ledger = Ledger(hidden, max(slots, len(hidden)), self.reducer.scores_with if self.moments & {"drop", "evict"} else None)
+        ledger = Ledger(
+            hidden, max(slots, len(hidden)), self.reducer.scores_with if self.moments & {"drop", "evict"} else None
+        )
         clock.lap("method")
         self.ledgers = [ledger] * len(self.model.decoder_layers)
         self.cache = Cache(layers=[SlotLayer(ledger) for ledger in self.ledgers])
@@ -51,7 +53,9 @@ class Decoder:
                 ledger, hidden = ledger.select(keep, slots if i == 0 else len(keep) + new), hidden[keep]
                 self._hand_over(ledger, i)
                 rotary = self.model.rotary(hidden, ledger.position[: ledger.used])
-            self.entered.append(int(self._visual(ledger.position).sum()) if keep is not None or i == 0 else self.entered[-1])
+            self.entered.append(
+                int(self._visual(ledger.position).sum()) if keep is not None or i == 0 else self.entered[-1]
+            )
             hidden = self.model.decode_layer(layer, hidden, rotary, self.cache)
         logits = self.model.logits(hidden[-1])
         self._evict()

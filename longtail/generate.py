@@ -1,8 +1,9 @@
-"""The engine: one generator from image and question to words, read by page, command line, evaluation and tests alike."""
+"""The engine: one generator from image and question to words, read by page, command line, evaluation and tests."""
 
 import dataclasses
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,8 +20,8 @@ from .tokens import Curve, Reduced, VisualTokens
 
 @dataclass(frozen=True)
 class Tokens:
-    """Counts. `prompt`: text and visual tokens that enter the language model; `generated`: ids produced, the end token
-    included; `kv_entries`: live entries of a layer (mean over layers); `kv_bytes`: bytes of all live entries;
+    """Counts. `prompt`: text and visual tokens that enter the language model; `generated`: ids produced, the end
+    token included; `kv_entries`: live entries of a layer (mean over layers); `kv_bytes`: bytes of all live entries;
     `layer_mean`: visual tokens entering a decoder layer at prefill (mean over layers)."""
 
     patches: int
@@ -34,8 +35,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Measured, the reader's time between two answers left out. `first_token` is all that came before it; `per_token` the
-    median of the later ones; `method` what the reducer took before the language model, wherever it acted."""
+    """Measured, the reader's time between two answers left out. `first_token` is all that came before it; `per_token`
+    the median of the later ones; `method` what the reducer took up to the first token, wherever it acted."""
 
     preprocess: float = 0.0
     vision: float = 0.0
@@ -50,7 +51,9 @@ class Seconds:
 class Answer:
     """All that is known after a token. `finished` is None while more may come, then eos, length, stopped or time."""
 
-    llava: Llava
+    model: str
+    device: str
+    dtype: str
     reducer: Reducer
     question: str
     text: str
@@ -80,7 +83,7 @@ class Answer:
         """This answer as plain JSON values."""
         curve = self.curve
         return {
-            "model": self.llava.name,
+            "model": self.model,
             "method": self.method,
             "params": dataclasses.asdict(self.reducer),
             "question": self.question,
@@ -94,8 +97,8 @@ class Answer:
             "source": [token for view in self.reduced for token in view.source.tolist()],
             "role": [role for view in self.reduced for role in view.role.tolist()],
             "lost": list(self.lost),
-            "device": str(self.llava.device),
-            "dtype": str(self.llava.dtype).removeprefix("torch."),
+            "device": self.device,
+            "dtype": self.dtype,
             "seed": self.seed,
         }
 
@@ -106,7 +109,7 @@ class Halted(Exception):
 
 @dataclass
 class Clock:
-    """Laps of one answer: each names what was done since the last one, the device waited for. Stop and time limit live here."""
+    """Laps of one answer: each names what was done since the last, the device waited for. Knows stop and time limit."""
 
     device: torch.device
     stop: object = None  # has is_set(), as threading.Event
@@ -192,8 +195,8 @@ def generate(
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
-    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is in seconds of work.
-    Raises ValueError for an image, a question or a parameter that cannot be used, before anything runs.
+    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work.
+    Raises ValueError for an image, a question or an option that cannot be used.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -220,14 +223,12 @@ def generate(
 
 def answer(llava: Llava, image, question: str, reducer: Reducer | None = None, **options) -> Answer:
     """The last answer of `generate`, same arguments."""
-    for last in generate(llava, image, question, reducer, **options):
-        pass
-    return last
+    return deque(generate(llava, image, question, reducer, **options), maxlen=1)[0]
 
 
 def compare(llava: Llava, image, question: str, reducers: list[Reducer], **options) -> list[Answer]:
-    """The last answer of each reducer. The tower runs once for all that do not act inside it; its one measured time then
-    stands in each of their `seconds`."""
+    """The last answer of each reducer, same arguments. The tower runs once for all that do not act inside it; its one
+    measured time then stands in each of their `seconds`."""
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
     seen = look(llava, image, question, layers, Clock(llava.device)) if outside else None
@@ -238,7 +239,9 @@ def compare(llava: Llava, image, question: str, reducers: list[Reducer], **optio
 
 
 @torch.inference_mode()
-def look(llava: Llava, image, question: str, layers: tuple[int, ...], clock: Clock, reducer: Reducer | None = None) -> Seen:
+def look(
+    llava: Llava, image, question: str, layers: tuple[int, ...], clock: Clock, reducer: Reducer | None = None
+) -> Seen:
     """Prompt and vision tower: everything before `reduce`. Where a reducer is given, its `trim` acts inside."""
 
     def trim(tower):
@@ -267,6 +270,7 @@ class _Run:
     visual: tuple[VisualTokens, ...] = ()
     reduced: tuple[Reduced, ...] = ()
     ids: list[int] = field(default_factory=list)
+    text: str = ""
     first_logits: Tensor | None = None
 
     def begin(self, image, seen: Seen | None, new: int) -> Tensor:
@@ -294,6 +298,7 @@ class _Run:
     def take(self, logits: Tensor, limit: int) -> str | None:
         """Choose the next token; why it was the last one, if it was."""
         self.ids.append(self.sampling.choose(logits, self._generator()))
+        self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")
         if self.ids[-1] in self.llava.ends:
             return "eos"
@@ -302,10 +307,12 @@ class _Run:
     def answer(self, finished: str | None) -> Answer:
         read = self.decoder is not None and self.first_logits is not None
         return Answer(
-            llava=self.llava,
+            model=self.llava.name,
+            device=str(self.llava.device),
+            dtype=str(self.llava.dtype).removeprefix("torch."),
             reducer=self.reducer,
             question=self.question,
-            text=self.llava.decode_text(self.ids),
+            text=self.text,
             token_ids=tuple(self.ids),
             tokens=self._tokens(read),
             seconds=self.clock.seconds(),

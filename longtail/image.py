@@ -1,6 +1,7 @@
-"""One decoder for every way in (page, command line, evaluation): bytes or a path become an upright RGB picture, or a reason."""
+"""One decoder for every way in: bytes or a path become an upright RGB picture, or a reason why not."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS, MAX_SIDE = 40_000_000, 12_000
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our cap is lower, and refuses
 LIMITS = f"at most {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side"
 
 

@@ -1,4 +1,4 @@
-"""A reducer is one paper: a frozen dataclass whose fields are its parameters and whose methods act at up to five moments."""
+"""A reducer is one paper: a frozen dataclass; its fields are its parameters, its methods act at up to four moments."""
 
 import dataclasses
 import math
@@ -46,7 +46,7 @@ class Reducer:
     """Keeps every visual token."""
 
     paper: ClassVar[str] = ""
-    scores_with: ClassVar[str | None] = None  # "embeddings": entries are scored by the embedding similarity they receive
+    scores_with: ClassVar[str | None] = None  # "embeddings": entries are scored by the similarity they receive
 
     def __post_init__(self):
         for parameter in self.parameters():
@@ -104,6 +104,13 @@ class Reducer:
             for f in dataclasses.fields(cls)
             if f.default is not MISSING
         )
+
+    @classmethod
+    def describe(cls) -> dict:
+        """Name, sentence, paper, moments and parameters as plain JSON values."""
+        parameters = [dataclasses.asdict(p) | {"kind": p.kind.__name__} for p in cls.parameters()]
+        about = {"name": cls.__name__, "sentence": cls.sentence(), "paper": cls.paper, "acts": cls.acts()}
+        return about | {"parameters": parameters}
 
     @classmethod
     def limits(cls, name: str, **values) -> tuple[float, float]:

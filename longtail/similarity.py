@@ -1,4 +1,4 @@
-"""The main paper's mathematics: the long-tailed CLS similarity curve, its knee, what alpha keeps, and what embeddings receive.
+"""The main paper's mathematics: the long-tailed curve of CLS similarity, its knee, what alpha keeps, stage 2's scores.
 
 Sparsity Meets Similarity, sections 3.2 and 3.3. Pure functions; float64 where an argmax decides.
 """
@@ -46,7 +46,7 @@ def kept(curve: np.ndarray, i: int, alpha: float, reading: str) -> int:
 
 
 def long_tail(similarity: Tensor, alpha: float, reading: str, budget: int = 0) -> Curve:
-    """The whole of stage 1 on similarities [n]: stable descending order, objective, knee, count (`budget` overrules alpha)."""
+    """All of stage 1 on similarities [n]: stable order, objective, knee, count (`budget`, if any, overrules alpha)."""
     values = similarity.detach().to("cpu", torch.float64).numpy()  # the one host synchronisation
     order = np.argsort(-values, kind="stable")
     curve = values[order]
@@ -56,7 +56,7 @@ def long_tail(similarity: Tensor, alpha: float, reading: str, budget: int = 0) -
 
 
 def received(embeddings: Tensor) -> Tensor:
-    """How much later tokens look at each one [T]: column sums of softmax(causal(E E^T / sqrt(D))), float32, E [T, D]."""
+    """What each of T embeddings [T, D] receives: column sums of softmax(causal(E E^T / sqrt(D))), float32 [T]."""
     x = embeddings.float()
     similarity = x @ x.T / x.shape[-1] ** 0.5
     return similarity.masked_fill(torch.ones_like(similarity, dtype=torch.bool).triu(1), -torch.inf).softmax(-1).sum(0)

@@ -49,14 +49,14 @@ class TowerLayer:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """The question beside the image: token ids [L], embeddings [L, D_llm] and, where the model has CLIP's text tower, its view."""
+    """The question beside the image: token ids [L], embeddings [L, D_llm] and, with a CLIP text tower, its view."""
 
     ids: Tensor
     embeddings: Tensor
     clip: Callable[["VisualTokens"], Tensor] | None = None
 
     def relevance(self, visual: "VisualTokens") -> Tensor:
-        """CLIP cosine of the question and each patch [N], raw sign. Raises ValueError where no CLIP text tower is at hand."""
+        """CLIP cosine of the question and each patch [N], raw sign. Raises ValueError without a CLIP text tower."""
         if self.clip is None:
             raise ValueError(
                 "this model has no CLIP text tower, so text-guided methods cannot run: "
@@ -86,7 +86,7 @@ class VisualTokens:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Descending similarities d [n], objective f [n-1] and knee i* (1-based) of the main paper's eq. 2-3; `kept` after alpha."""
+    """Descending similarities d [n], objective f [n-1], knee i* (1-based; main paper, eq. 2-3), and the count kept."""
 
     order: np.ndarray  # patch of each rank
     similarity: np.ndarray  # float64
@@ -102,7 +102,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """What became of the patches: the surviving tokens and, for each patch, who speaks for it. Every picture is drawn from this."""
+    """What became of the patches: the survivors and who speaks for each patch. Every picture is drawn from this."""
 
     features: Tensor  # [M, D]
     keep: Tensor  # [M] patch each token stands on, -1 for a token that stands on none
@@ -165,7 +165,7 @@ class Prefill:
 
 @dataclass(frozen=True, eq=False)
 class CacheView:
-    """Moment 4: the KV cache after a forward pass. Entry i lies in slot i; slots given up before are absent from `position`."""
+    """Moment 4: the KV cache after a forward pass, slot by slot (S slots written so far)."""
 
     layer: int  # first decoder layer of those that share these entries
     count: int  # live entries

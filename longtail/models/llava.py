@@ -63,7 +63,9 @@ class Llava:
         if not question.strip():
             raise ValueError("the question is empty: type what you want to know about the image")
         if len(question) > MAX_QUESTION:
-            raise ValueError(f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it")
+            raise ValueError(
+                f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
+            )
         question = self._inert(question)
         content = [{"type": "image"}, {"type": "text", "text": question}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -95,7 +97,13 @@ class Llava:
 
     # ---- vision tower
 
-    def encode(self, prompt: Prompt, layers: tuple[int, ...] = (), trim: Callable = None, between: Callable = None):
+    def encode(
+        self,
+        prompt: Prompt,
+        layers: tuple[int, ...] = (),
+        trim: Callable | None = None,
+        between: Callable | None = None,
+    ):
         """The tower, layer by layer, up to the one LLaVA reads: [(VisualTokens, Reduced by trim or None)] per view.
 
         `layers` (counted of 24) are captured; `trim`, if given, acts on the way; `between` runs before each layer.
@@ -194,7 +202,7 @@ class ClipText:
         self.folder, self.tower, self.parts = str(Path(folder) / "clip"), tower, None
 
     def relevance(self, text: str, features: Tensor) -> Tensor:
-        """Cosine [N] of the text and each patch: post_layernorm and visual projection of `features` [N, D], raw sign."""
+        """Cosine [N] of the text and each of the patches `features` [N, D], post-normed and projected; raw sign."""
         model, tokenizer, projection = self._load()
         limit = model.config.max_position_embeddings
         ids = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt").input_ids
@@ -213,11 +221,13 @@ class ClipText:
 
 
 def _bits_and_bytes(quantization: str, dtype) -> BitsAndBytesConfig:
-    """int8, or NF4 with double quantisation; vision tower and projector stay as they are: their scores decide what is kept."""
+    """int8, or NF4 with double quantisation. The tower stays whole: its scores decide what is kept."""
     try:
         import bitsandbytes  # noqa: F401  (transformers asks for it only after the download)
     except ImportError as error:
-        raise ValueError(f"--quantization {quantization} needs bitsandbytes: pip install 'bitsandbytes>=0.50'") from error
+        raise ValueError(
+            f"--quantization {quantization} needs bitsandbytes: pip install 'bitsandbytes>=0.50'"
+        ) from error
     skip = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)

@@ -13,15 +13,15 @@ from ..tokens import SIMILARITIES, Reduced
 class LongTail(Reducer):
     """Cuts the long tail of CLS similarity at its knee, then holds the KV cache at a heavy + recent budget.
 
-    Sparsity Meets Similarity. Stage 1 (section 3.2): the CLS-to-patch similarities of tower layer 16, sorted, are split at
-    i* = argmax (n-i)(d1-di)/(d1-dn). The paper prints alpha i* as what is kept, which gives at most 70 of 576 on a convex
-    curve; its own counts (about 134) come out of floor(alpha (n - i*)), the default `reading`. The paper does not say
-    whether the pruned tokens leave inside the tower or after it: `cut` has both, and gathers afterwards by default.
+    Sparsity Meets Similarity. Stage 1 (section 3.2): the CLS-to-patch similarities of tower layer 16, sorted, are split
+    at i* = argmax (n-i)(d1-di)/(d1-dn). The paper prints alpha i* as what is kept, at most 70 of 576 on a convex curve;
+    its own counts (about 134) come out of floor(alpha (n - i*)), the default `reading`. It does not say whether tokens
+    leave inside the tower or after it: `cut` has both, and gathers afterwards by default. Raster order is ours.
 
-    Stage 2 (section 3.3): heavy + recent entries, frozen at the prompt's length, stay in the cache. The score of an entry
-    is the embedding similarity it received from later tokens; the lowest outside the recent part leaves every layer. At
-    0.5 + 0.5 nothing of an even prompt is dropped, one entry of an odd one; each decoded token then evicts one. Positions
-    stay true. Tokens are kept in raster order (the paper is silent).
+    Stage 2 (section 3.3): heavy + recent entries, frozen at the prompt's length, stay in the cache. The score of an
+    entry is the embedding similarity it received from later tokens; the lowest outside the recent part leaves every
+    layer. At 0.5 + 0.5 nothing of an even prompt is dropped, one entry of an odd one; each decoded token then evicts
+    one. Positions stay true.
     """
 
     paper = "https://arxiv.org/abs/2409.01162"
@@ -86,7 +86,7 @@ class LongTail(Reducer):
         return Reduced.select(visual, curve.keep, curve)
 
     def _budgets(self, prompt, unpruned):
-        """Heavy and recent entries. One of each at least where it must be: the token being read, the protected first."""
+        """Heavy and recent entries; at least the protected first one and the token being read."""
         length = prompt if self.budget_of == "prompt" else unpruned
         return max(floor(self.heavy * length), int(self.protect_first)), max(floor(self.recent * length), 1)
 

@@ -11,8 +11,8 @@ from ..tokens import Reduced
 class Uniform(Reducer):
     """Keeps the patches at the cell centres of an even grid over the image: PruMerge's spatial control (table 4).
 
-    PruMerge prints only grids (6 x 6, 5 x 8, 8 x 5, 5 x 7, 7 x 5, 4 x 4), no formula: set `rows` and `columns` for them.
-    With both at 0 the budget is spread over about as many rows as columns; a row more or less full makes any count exact.
+    PruMerge prints grids (6 x 6, 5 x 8, 8 x 5, 5 x 7, 7 x 5, 4 x 4) and no formula: set `rows` and `columns` for them.
+    With both at 0 the budget is spread over about as many rows as columns; rows one token fuller make any count exact.
     """
 
     paper = "https://arxiv.org/abs/2403.15388"

@@ -1,0 +1,234 @@
+"""The command line: python -m longtail answer | compare | methods | evaluate | tiny."""
+
+import argparse
+import json
+import sys
+
+from transformers.utils.logging import disable_progress_bar
+
+from . import __doc__ as sentence
+from . import answer as ask
+from . import evaluate, load, make, open_image
+from .export import measure, write
+from .reducer import REDUCERS
+from .tiny import cli as tiny_cli
+
+EPILOG = "Exit status: 0 fine, 2 what was given is wrong (one line says what), 1 anything else."
+SHARED = ("seed",)  # a flag of every run that a method's parameter of the same name takes as well
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but what is wrong becomes one line, and flags are never guessed from their beginnings."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, allow_abbrev=False, epilog=EPILOG, **options)
+
+    def error(self, message):
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # in a script, stderr is for what went wrong
+    try:
+        arguments = parser(argv).parse_args(argv)
+        arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"longtail: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("longtail: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser(argv: list[str]) -> Parser:
+    """Every command; `answer` also has the parameters of the method that `argv` names."""
+    top = Parser(prog="python -m longtail", description=sentence)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+    _add_answer(commands, argv)
+    _add_compare(commands)
+    _add_methods(commands)
+    _add_evaluate(commands)
+    tiny_cli.add_to(commands)
+    return top
+
+
+# ---- answer
+
+
+def _add_answer(commands, argv):
+    command = commands.add_parser("answer", help="one answer to one question about one image")
+    _run_flags(command)
+    command.add_argument("--method", default="LongTail", help=f"one of {', '.join(REDUCERS)}")
+    if argv[:1] != ["answer"]:
+        return
+    finder = Parser(add_help=False)
+    finder.add_argument("--method", default="LongTail")
+    method = finder.parse_known_args(argv)[0].method
+    parameters = command.add_argument_group(f"parameters of {method}")
+    for field in make(method).parameters():
+        if field.name not in SHARED:
+            action = {"action": argparse.BooleanOptionalAction} if field.kind is bool else {"type": field.kind}
+            help = field.help + (f" ({', '.join(field.choices)})" if field.choices else "")
+            parameters.add_argument(_flag(field.name), default=argparse.SUPPRESS, help=help, **action)
+    command.set_defaults(run=answer)
+
+
+def answer(arguments):
+    """`answer`: words to stdout, or the whole record."""
+    names = {field.name for field in make(arguments.method).parameters()}
+    reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
+    image = open_image(arguments.image)
+    record = ask(_load(arguments), image, arguments.question, reducer, **_options(arguments)).record()
+    print(json.dumps(record) if arguments.json else f"{record['answer']}\n\n{_line(record)}")
+
+
+# ---- compare
+
+
+def _add_compare(commands):
+    command = commands.add_parser("compare", help="several methods side by side")
+    _run_flags(command)
+    command.add_argument("--methods", default="Full,LongTail,Random", help="names, comma between")
+    command.add_argument("--budget", type=int, help="the same number of visual tokens for all but Full")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a parameter of a method"
+    )
+    command.add_argument(
+        "--repeat", type=int, default=1, help="rounds, in rotated order; seconds are medians over them"
+    )
+    command.add_argument("--out", help="write the comparison to a .json, .csv or .html file")
+    command.set_defaults(run=compare)
+
+
+def compare(arguments):
+    """`compare`: each method's words and numbers, or the records."""
+    reducers = _reducers(arguments.methods, arguments.budget, arguments.set)
+    image = open_image(arguments.image)
+    comparison = measure(
+        _load(arguments), image, arguments.question, reducers, repeat=arguments.repeat, **_options(arguments)
+    )
+    if arguments.out:
+        write(comparison, arguments.out)
+    if arguments.json:
+        print(json.dumps(comparison.record()))
+    else:
+        print("\n\n".join(f"{r['method']}: {r['answer']}\n{_line(r)}" for r in comparison.records))
+        print(f"\n{comparison.conditions}")
+
+
+def _reducers(names: str, budget: int | None, settings: list[str]):
+    """The reducers that names, an equal budget and METHOD.NAME=VALUE settings ask for."""
+    given: dict[str, dict] = {name.strip(): {} for name in names.split(",") if name.strip()}
+    if not given:
+        raise ValueError(f"--methods names no method: choose from {', '.join(REDUCERS)}")
+    for setting in settings:
+        left, _, value = setting.partition("=")
+        method, _, name = left.partition(".")
+        if not name or not value or method not in given:
+            raise ValueError(f"--set takes METHOD.NAME=VALUE with a method of --methods, got {setting!r}")
+        given[method][name] = _value(method, name, value)
+    for method in given:
+        if budget is not None and "budget" in {p.name for p in make(method).parameters()}:
+            given[method]["budget"] = budget
+    return [make(method, **values) for method, values in given.items()]
+
+
+def _value(method: str, name: str, text: str):
+    """A parameter's value from its text; the range is checked where it is declared."""
+    kind = {p.name: p.kind for p in make(method).parameters()}.get(name, str)
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{method}.{name} must be a number, got {text!r}") from error
+
+
+# ---- methods
+
+
+def _add_methods(commands):
+    command = commands.add_parser("methods", help="every method: what it does, where it acts, its parameters")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=methods)
+
+
+def methods(arguments):
+    """`methods`: the registry."""
+    rows = [reducer.describe() for reducer in REDUCERS.values()]
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['name']}: {row['sentence']}\n  acts at {', '.join(row['acts']) or 'no moment'}; {row['paper']}")
+        for p in row["parameters"]:
+            span = " | ".join(p["choices"]) or ("yes or no" if p["low"] is None else f"{p['low']:g} to {p['high']:g}")
+            print(f"  {_flag(p['name'])} {p['default']}  ({span}) {p['help']}")
+        print()
+
+
+# ---- evaluate
+
+
+def _add_evaluate(commands):
+    command = commands.add_parser("evaluate", help="accuracy per family, method and budget on held-out scenes")
+    evaluate.add_flags(command)
+    _model_flags(command)
+    command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments))
+
+
+# ---- shared by the commands
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _run_flags(command):
+    command.add_argument("image", help="path of a PNG, JPEG, WEBP, GIF or BMP file")
+    command.add_argument("question")
+    command.add_argument("--max-new-tokens", type=int, default=128)
+    command.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
+    command.add_argument("--top-p", type=float, default=1.0)
+    command.add_argument("--seed", type=int, default=0, help="of sampling, and of methods that draw")
+    command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    _model_flags(command)
+
+
+def _model_flags(command):
+    command.add_argument("--model", default="tiny", help="tiny, llava-1.5-7b, llava-1.5-13b, a hub id or a folder")
+    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    command.add_argument("--quantization", default="none", help="none, int8 or int4")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _load(arguments):
+    return load(arguments.model, arguments.dtype, arguments.quantization, arguments.device)
+
+
+def _options(arguments) -> dict:
+    names = ("max_new_tokens", "temperature", "top_p", "seed", "time_limit")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _line(record: dict) -> str:
+    """Counts and times of one record, with their conditions."""
+    tokens = record["tokens"]
+    ms = {name: f"{1000 * value:.1f} ms" for name, value in record["seconds"].items()}
+    knee = f", knee i* = {record['curve']['knee']}" if record["curve"] else ""
+    return (
+        f"  {tokens['visual']} of {tokens['patches']} visual tokens{knee}; prompt {tokens['prompt']}, generated "
+        f"{tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
+        f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
+        f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
+        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Promises over the whole registry: every paper that is added keeps them without a line here."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import longtail
+from longtail.reducer import REDUCERS, Reducer, make, param
+from longtail.tokens import ROLES, Reduced
+
+EACH = pytest.mark.parametrize("name", list(REDUCERS))
+
+
+def consistent(reduced, n):
+    """Whether keep, source, role and features tell one story."""
+    m = len(reduced.features)
+    assert len(reduced.keep) == m and len(reduced.source) == n == len(reduced.role)
+    assert set(reduced.role) <= set(ROLES)
+    assert ((reduced.source == -1) == torch.tensor(reduced.role == "dropped")).all()
+    assert reduced.source.max() < m and reduced.keep.max() < n
+    standing = [p for p in reduced.keep.tolist() if p >= 0]
+    assert len(set(standing)) == len(standing)
+    for token, patch in enumerate(reduced.keep.tolist()):
+        assert patch < 0 or reduced.source[patch] == token
+
+
+@EACH
+@pytest.mark.parametrize("seed", [0, 1])
+def test_reduced_is_consistent(name, visual, seed):
+    tokens = visual(seed)
+    reduced = make(name).reduce(tokens)
+    consistent(reduced, 36)
+    again = make(name).reduce(visual(seed))
+    assert torch.equal(again.features, reduced.features) and torch.equal(again.keep, reduced.keep)
+
+
+@EACH
+@pytest.mark.parametrize("budget", [1, 7, 35, 36])
+def test_at_a_budget_hands_over_that_many(name, visual, budget):
+    reducer = REDUCERS[name].at(budget)
+    reduced = reducer.reduce(visual(3))
+    consistent(reduced, 36)
+    assert len(reduced.features) == (36 if name == "Full" else budget)
+
+
+@EACH
+def test_answers_and_leaves_the_model_as_found(name, llava, picture):
+    before = {k: v.clone() for k, v in llava.model.state_dict().items()}
+    first = longtail.answer(llava, picture, "What is here?", make(name), max_new_tokens=12)
+    second = longtail.answer(llava, picture, "What is here?", make(name), max_new_tokens=12)
+    assert first.token_ids == second.token_ids and first.finished in ("eos", "length")
+    assert first.tokens.visual == len(first.record()["keep"]) <= first.tokens.patches == 36
+    for module in llava.model.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+    assert all(torch.equal(before[k], v) for k, v in llava.model.state_dict().items())
+
+
+@EACH
+def test_says_what_it_does(name):
+    reducer = REDUCERS[name]
+    assert reducer.sentence().endswith(".") and len(reducer.sentence().split()) > 4
+    assert "(" not in reducer.sentence()[:12]  # not the signature that @dataclass invents
+    assert reducer.paper.startswith("https://")
+    assert set(reducer.acts()) <= {"trim", "reduce", "drop", "evict"}
+    assert set(make(name).active()) <= set(reducer.acts())
+    for parameter in reducer.parameters():
+        assert parameter.help, f"{name}.{parameter.name} has no help"
+
+
+@EACH
+def test_limits_are_kept(name):
+    for parameter in REDUCERS[name].parameters():
+        if parameter.choices:
+            bad = ["nothing", 3, None]
+        elif parameter.kind is bool:
+            bad = ["yes", 1, None]
+        else:
+            low, high = REDUCERS[name].limits(parameter.name)
+            bad = [low - 1, high + 1, math.nan, math.inf, "x", None, True] + (
+                [low + 0.5] if parameter.kind is int else []
+            )
+        for value in bad:
+            with pytest.raises(
+                ValueError, match=rf"^{name}\.{parameter.name} must be .*, got {value!r}".replace("'", ".")
+            ):
+                make(name, **{parameter.name: value})
+
+
+def test_messages_are_the_agreed_shape():
+    with pytest.raises(ValueError, match=r"^LongTail\.alpha must be between 0\.01 and 1, got 0$"):
+        longtail.LongTail(alpha=0)
+    with pytest.raises(ValueError, match=r"^LongTail\.alpha must be between 0\.01 and 1, got 2$"):
+        longtail.LongTail(alpha=2)
+    with pytest.raises(ValueError, match=r"^LongTail\.alpha must be between 0\.01 and 10, got 11$"):
+        longtail.LongTail(alpha=11, reading="head")
+    with pytest.raises(ValueError, match="there is no method 'FastVV': choose one of Full"):
+        make("FastVV")
+    with pytest.raises(ValueError, match="TopK has no parameter 'k': it has budget, layer, similarity"):
+        make("TopK", k=3)
+
+
+def test_a_reducer_is_one_declaration(visual, llava, picture):
+    """Adding a paper needs no edit anywhere: declare it, and it answers, checks itself and describes itself."""
+
+    @longtail.register
+    @dataclasses.dataclass(frozen=True)
+    class Odd(Reducer):
+        """Keeps every other patch, for the sake of this test."""
+
+        paper = "https://example.org"
+        step: int = param(2, 1, 9, 1, "stride")
+
+        def reduce(self, visual):
+            return Reduced.select(visual, torch.arange(0, len(visual.features), self.step))
+
+    try:
+        assert longtail.answer(llava, picture, "What?", make("Odd", step=3), max_new_tokens=2).tokens.visual == 12
+        assert Odd.describe()["parameters"][0]["high"] == 9 and Odd.acts() == ("reduce",)
+    finally:
+        del REDUCERS["Odd"]
+
+
+def test_whole_numbers_from_sliders_become_integers():
+    assert longtail.TopK(budget=12.0).budget == 12 and isinstance(longtail.TopK(budget=12.0).budget, int)
+
+
+# ---- the controls, by hand
+
+
+def test_topk_by_hand(visual):
+    tokens = visual(8)
+    scores = tokens.layer(16).similarity("attention").tolist()
+    best = sorted(sorted(range(36), key=lambda p: (-scores[p], p))[:9])
+    assert longtail.TopK(budget=9).reduce(tokens).keep.tolist() == best
+    assert longtail.TopK().budget == 156
+
+
+def test_random_is_seeded_anew_for_each_image(visual):
+    expected = torch.randperm(36, generator=torch.Generator().manual_seed(4))[:10].sort().values
+    for image in (0, 1):
+        assert torch.equal(longtail.Random(budget=10, seed=4).reduce(visual(image)).keep, expected)
+    assert not torch.equal(longtail.Random(budget=10, seed=5).reduce(visual(0)).keep, expected)
+
+
+def test_sequential_is_the_top_rows(visual):
+    assert longtail.Sequential(budget=8).reduce(visual()).keep.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("rows, columns", [(6, 6), (5, 8), (8, 5), (5, 7), (7, 5), (4, 4)])
+def test_uniform_reaches_the_papers_grids(visual, rows, columns):
+    """Cell centres floor((i+.5) 24/r) 24 + floor((j+.5) 24/c)."""
+    expected = [
+        math.floor((i + 0.5) * 24 / rows) * 24 + math.floor((j + 0.5) * 24 / columns)
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    tokens = visual(0, 24, 24, 8)
+    assert longtail.Uniform(rows=rows, columns=columns).reduce(tokens).keep.tolist() == expected
+
+
+@pytest.mark.parametrize("budget", range(1, 577))
+def test_uniform_is_exact_at_every_budget(budget):
+    rows = longtail.Uniform(budget=budget)._per_row(24, 24)
+    assert sum(rows) == budget and max(rows) <= 24 and len(rows) <= 24 and max(rows) - min(rows) <= 1
+    if budget == 36:
+        assert rows == [6] * 6
+
+
+@pytest.mark.parametrize("budget", [1, 35, 144, 300, 575, 576])
+def test_uniform_with_one_side_given(visual, budget):
+    for sides in ({"rows": 5}, {"columns": 5}):
+        kept = longtail.Uniform(budget=budget, **sides).reduce(visual(0, 24, 24, 8)).keep
+        assert len(kept) == budget == len(set(kept.tolist()))
+
+
+# ---- reductions of reductions
+
+
+def test_then_tells_two_reductions_over_the_original_patches(visual):
+    tokens = visual(1)
+    first = Reduced.select(tokens, torch.tensor([30, 2, 11, 7]))
+    inner = dataclasses.replace(tokens, features=first.features)
+    both = first.then(Reduced.select(inner, torch.tensor([1, 3])))
+    assert both.keep.tolist() == [7, 30]
+    consistent(both, 36)
+    assert torch.equal(both.features, tokens.features[[7, 30]])
+
+
+def test_then_keeps_merges_and_extra_tokens(visual):
+    import numpy as np
+
+    tokens = visual(1)
+    first = Reduced.select(tokens, torch.arange(4))
+    merged = Reduced(
+        torch.zeros(3, 32), torch.tensor([0, 2, -1]), torch.tensor([0, 0, 1, -1]),
+        np.array(["kept", "merged", "recovered", "dropped"]),
+    )  # fmt: skip
+    both = first.then(merged)
+    assert both.keep.tolist() == [0, 2, -1]
+    assert both.source[:5].tolist() == [0, 0, 1, -1, -1]
+    assert both.role[:5].tolist() == ["kept", "merged", "recovered", "dropped", "dropped"]
+
+
+def test_layers_that_were_not_named_are_refused(visual):
+    tokens = dataclasses.replace(visual(), layers={16: visual().layer(16)})
+    with pytest.raises(ValueError, match=r"tower layer 3 was not captured \(captured: 16\): name it in layers_read"):
+        tokens.layer(3)
