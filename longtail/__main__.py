@@ -154,6 +154,7 @@ def _value(method: str, name: str, text: str):
 def _add_methods(commands):
     command = commands.add_parser("methods", help="every method: what it does, where it acts, its parameters")
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--markdown", action="store_true", help="print the table of the README")
     command.set_defaults(run=methods)
 
 
@@ -162,7 +163,22 @@ def methods(arguments):
     rows = [reducer.describe() for reducer in REDUCERS.values()]
     if arguments.json:
         print(json.dumps(rows))
-        return
+    elif arguments.markdown:
+        print(_markdown(rows))
+    else:
+        _print(rows)
+
+
+def _markdown(rows: list[dict]) -> str:
+    lines = ["| method | what it does | acts at | parameters |", "|---|---|---|---|"]
+    for row in rows:
+        parameters = ", ".join(f"`{p['name']}` {p['default']}" for p in row["parameters"]) or "none"
+        acts = ", ".join(row["acts"]) or "no moment"
+        lines.append(f"| [{row['name']}]({row['paper']}) | {row['sentence']} | {acts} | {parameters} |")
+    return "\n".join(lines)
+
+
+def _print(rows: list[dict]):
     for row in rows:
         print(f"{row['name']}: {row['sentence']}\n  acts at {', '.join(row['acts']) or 'no moment'}; {row['paper']}")
         for p in row["parameters"]:

@@ -1,0 +1,37 @@
+# Two commands: `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test.
+PYTHON ?= python3
+BIN := .venv/bin
+BROWSERS := chromium chromium-browser google-chrome
+
+.PHONY: demo test lint browser clean
+
+demo: .venv/app
+	$(BIN)/python app.py $(FLAGS)
+
+test: .venv/test browser lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/app: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else "LongTail runs on Python 3.10 to 3.12, %s is %d.%d: make PYTHON=python3.12 ..." % (sys.executable, *v))'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/test: .venv/app tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+browser:
+	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit 0; done; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; \
+	else \
+		echo "The page's tests drive a real browser: install chromium (Debian: sudo apt-get install chromium fonts-liberation; macOS: brew install chromium) and run make test again." >&2; exit 1; \
+	fi
+
+clean:
+	rm -rf .venv
