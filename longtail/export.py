@@ -99,7 +99,8 @@ def _csv(comparison: Comparison) -> str:
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#1c2430}
 main{display:flex;flex-wrap:wrap;gap:1.5rem}section{flex:1 1 240px}svg{width:100%;border-radius:6px}
-dl{display:grid;grid-template-columns:auto auto;gap:.1rem 1rem;font-variant-numeric:tabular-nums}dd{margin:0;text-align:right}
+dl{display:grid;grid-template-columns:auto auto;gap:.1rem 1rem;font-variant-numeric:tabular-nums}
+dd{margin:0;text-align:right}
 .answer{min-height:3em;font-weight:600}footer{color:#667;margin-top:2rem}"""
 
 

@@ -1,4 +1,4 @@
-"""The command line as a person or a script meets it: words, JSON, files, and one line with status 2 for what is wrong."""
+"""The command line as a person or a script meets it: words, JSON, files, one line with status 2 for what is wrong."""
 
 import csv
 import json
@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from test_image import bomb, encoded
 
 import longtail
 from longtail.__main__ import main
-from test_image import bomb, encoded
 
 QUESTION = "What is here?"
 
@@ -186,7 +186,8 @@ def test_what_is_wrong_is_one_line_and_status_two(run, photo, folder, picture, t
 def test_evaluate_counts_and_marks(run, folder, tmp_path):
     out_file = tmp_path / "rows.json"
     status, out, _ = run(
-        "evaluate", "--model", folder, "--methods", "Full,Random,Oracle", "--budgets", "own,4", "--scenes", 1, "--out", out_file
+        "evaluate", "--model", folder, "--methods", "Full,Random,Oracle",
+        "--budgets", "own,4", "--scenes", 1, "--out", out_file,
     )  # fmt: skip
     record = json.loads(out_file.read_text())
     assert status == 0 and "held-out scenes (seeds 1000000 to 1000000)" in record["conditions"]

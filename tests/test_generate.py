@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections import deque
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def test_an_answer_after_every_token(llava, picture):
     assert [a.tokens.generated for a in answers] == list(range(1, len(answers) + 1))
     assert [a.finished for a in answers[:-1]] == [None] * (len(answers) - 1)
     assert answers[-1].finished in ("eos", "length")
-    for before, after in zip(answers, answers[1:], strict=False):
+    for before, after in pairwise(answers):
         assert after.token_ids[: len(before.token_ids)] == before.token_ids
 
 
@@ -69,8 +71,8 @@ def test_phases_close_with_first_token_and_total(llava, picture):
 
 def test_the_readers_time_is_not_ours(llava, picture):
     """A reader who sleeps half a second between tokens does not appear in any number (a bound on what is counted)."""
-    for last in longtail.generate(llava, picture, ASK, longtail.Full(), max_new_tokens=4):
-        time.sleep(0.5)
+    answers = longtail.generate(llava, picture, ASK, longtail.Full(), max_new_tokens=4)
+    last = deque((time.sleep(0.5) or answer for answer in answers), maxlen=1)[0]
     assert last.seconds.total - last.seconds.first_token < 1.0 < 3 * 0.5
 
 
@@ -315,6 +317,15 @@ def test_loading_refuses_in_a_sentence(tmp_path):
     ]:
         with pytest.raises(ValueError, match=sentence):
             longtail.load(**options)
+
+
+def test_quantization_says_what_to_install(folder, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for kind in ("int8", "int4"):
+        with pytest.raises(ValueError, match=f"{kind} needs two packages more: pip install bitsandbytes accelerate"):
+            longtail.load(str(folder), quantization=kind)
 
 
 def test_public_names_are_all_there_is():

@@ -90,7 +90,7 @@ def test_what_is_no_picture_is_named(data, tmp_path):
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP"])
 def test_cut_short_is_refused(format, picture):
     data = encoded(picture, format)
-    with pytest.raises(BadImage, match="the image is (damaged or cut short|not a readable)"):
+    with pytest.raises(BadImage, match=r"the image is (damaged or cut short|not a readable)"):
         open_image(data[: len(data) // 2])
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: the curve, its knee and what alpha keeps, by hand, by plain loops and by the golden facts of the analysis."""
+"""Stage 1: the curve, its knee and what alpha keeps, by hand, by plain loops and by golden facts."""
 
 import math
 
@@ -51,6 +51,7 @@ def test_line_under_the_three_readings():
     line = 577 - RANKS
     assert kept(line, 288, 0.24, "head") == 70  # ceil(69.12)
     assert kept(line, 288, 0.24, "threshold") == int((line >= 0.24 * line[287]).sum()) == 507
+    assert kept(line, 288, 1.0, "threshold") == 288  # d_i* itself is in
 
 
 @pytest.mark.parametrize("seed", range(20))

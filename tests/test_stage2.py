@@ -1,4 +1,4 @@
-"""Stage 2 against a slow, plain reference: lists of entries, a DynamicCache that is physically gathered, nothing shared."""
+"""Stage 2 against a slow, plain reference: lists of entries and a DynamicCache that is physically gathered."""
 
 import math
 
@@ -122,7 +122,7 @@ def spliced(llava, picture, length):
 
 @pytest.mark.parametrize("length, visible", [(190, [191, 191, 191]), (191, [191, 191, 191])])
 def test_visible_keys_of_the_golden_prompts(llava, picture, length, visible):
-    """Real drop after attending: 191 keys at every step for L = 190 and L = 191 (two floors make 190 slots + newcomer)."""
+    """Real drop after attending: 191 keys at every step for L = 190 and L = 191 (two floors: 190, and a newcomer)."""
     embeddings, span = spliced(llava, picture, length)
     result = ours(llava, embeddings, span, LongTail(), 3)
     assert result[3] == visible

@@ -1,5 +1,6 @@
 """LLaVA-1.5 as transformers lays it out: the only room that knows its attribute paths."""
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,11 +224,11 @@ class ClipText:
 def _bits_and_bytes(quantization: str, dtype) -> BitsAndBytesConfig:
     """int8, or NF4 with double quantisation. The tower stays whole: its scores decide what is kept."""
     try:
-        import bitsandbytes  # noqa: F401  (transformers asks for it only after the download)
+        import accelerate  # noqa: F401
+        import bitsandbytes  # noqa: F401  (transformers asks for both only after the download)
     except ImportError as error:
-        raise ValueError(
-            f"--quantization {quantization} needs bitsandbytes: pip install 'bitsandbytes>=0.50'"
-        ) from error
+        raise ValueError(f"{quantization} needs two packages more: pip install bitsandbytes accelerate") from error
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else int8 says once a matmul that it casts
     skip = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
