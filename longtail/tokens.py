@@ -175,3 +175,7 @@ class CacheView:
     seen: int  # tokens read so far: the next one stands at this position
     prompt: int  # as in Prefill
     unpruned: int
+
+    def recent(self, count: int) -> Tensor:
+        """Which slots [S] hold one of the last `count` tokens read."""
+        return self.position >= self.seen - count

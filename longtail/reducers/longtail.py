@@ -66,8 +66,9 @@ class LongTail(Reducer):
         if not self.text_stage or prefill.layer > 0 or surplus <= 0:
             return None
         position = torch.arange(prefill.prompt, device=prefill.hidden.device)
-        stay = torch.ones_like(prefill.visual)
-        stay[self._lowest(prefill.score, position, prefill.prompt - recent, surplus)] = False
+        settled = position < prefill.prompt - recent
+        stay = torch.ones_like(settled)
+        stay[self._lowest(prefill.score, settled, position, surplus)] = False
         return stay.nonzero().flatten()
 
     def evict(self, cache):
@@ -75,7 +76,8 @@ class LongTail(Reducer):
         surplus = cache.count - heavy - recent
         if not self.text_stage or surplus <= 0:
             return None
-        return self._lowest(cache.score, cache.position, cache.seen - recent, surplus)
+        settled = (cache.position >= 0) & ~cache.recent(recent)
+        return self._lowest(cache.score, settled, cache.position, surplus)
 
     def slots(self, prompt, unpruned, new):
         budget = sum(self._budgets(prompt, unpruned)) + 1  # + 1: the newcomer is seen before one leaves
@@ -90,8 +92,9 @@ class LongTail(Reducer):
         length = prompt if self.budget_of == "prompt" else unpruned
         return max(floor(self.heavy * length), int(self.protect_first)), max(floor(self.recent * length), 1)
 
-    def _lowest(self, score, position, recent_from, count):
-        """The `count` entries of the lowest score before the recent ones; the oldest first where scores tie."""
-        settled = (position >= int(self.protect_first)) & (position < recent_from)
+    def _lowest(self, score, settled, position, count):
+        """The `count` settled entries of the lowest score; the oldest first where scores tie."""
+        if self.protect_first:
+            settled = settled & (position > 0)
         age = position.argsort(stable=True)  # slots are not in order of arrival
         return age[score.masked_fill(~settled, torch.inf)[age].argsort(stable=True)[:count]]
