@@ -40,7 +40,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def random_llava(tower_layers: int = 5, key_value_heads: int = 2) -> LlavaForConditionalGeneration:
-    """Random weights, scaled up so that answers do not repeat one token."""
+    """Random weights, scaled up so that answers do not repeat one token and embeddings are not all alike."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=tower_layers, num_attention_heads=4,
@@ -58,7 +58,7 @@ def random_llava(tower_layers: int = 5, key_value_heads: int = 2) -> LlavaForCon
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2:
-                weight.mul_(20 if "lm_head" in name else 4)
+                weight.mul_(20 if "lm_head" in name else 50 if "embed_tokens" in name else 4)
     config = model.generation_config
     config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, 1, 2
     return model

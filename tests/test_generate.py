@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import longtail
+from longtail.decoder import Decoder
 from longtail.generate import Clock, Halted, Sampling, look
 from longtail.tokens import Reduced, TowerView
 
@@ -67,6 +68,21 @@ def test_phases_close_with_first_token_and_total(llava, picture):
     parts = seconds.preprocess + seconds.vision + seconds.method + seconds.prefill
     assert seconds.first_token == pytest.approx(parts)
     assert seconds.total > seconds.first_token > 0 and seconds.per_token > 0
+
+
+def test_laps_of_one_name_add_up_and_nothing_is_lost(monkeypatch):
+    ticks = iter([0.0, 1.0, 3.0, 7.0, 20.0, 21.0, 24.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    clock = Clock(torch.device("cpu"))
+    clock.lap("vision")
+    clock.lap("method")
+    clock.lap("vision")
+    clock.restart()  # the reader took 13
+    clock.lap("decode")
+    clock.lap("decode")
+    seconds = clock.seconds()
+    assert (seconds.vision, seconds.method, seconds.first_token) == (5.0, 2.0, 7.0)
+    assert (seconds.per_token, seconds.total) == (2.0, 11.0)
 
 
 def test_the_readers_time_is_not_ours(llava, picture):
@@ -231,17 +247,48 @@ def test_dropping_equals_masking_in_the_later_layers(llava, picture):
     torch.testing.assert_close(answer.first_logits, llava.logits(hidden[-1]), rtol=1e-4, atol=1e-4)
 
 
-def test_two_entries_evicted_at_once_leave_holes_that_nobody_sees(llava, picture):
-    """Evicting more than one newcomer can refill: the holes are masked; equal to a reducer that never stored them."""
+@torch.inference_mode()
+def test_holes_that_no_newcomer_has_filled_are_seen_by_nobody(llava, picture):
+    """Three entries go at once, one newcomer comes: equal to a cache that was physically gathered, scores included."""
+    from transformers import DynamicCache
 
-    class Twice(longtail.LongTail):
+    class Thrice(longtail.LongTail):
         def evict(self, cache):
-            if cache.seen == cache.prompt + 1:
-                return torch.tensor([6, 7, 9])
+            return torch.tensor([6, 7, 9]) if cache.seen == cache.prompt + 1 else None
 
-    answer = longtail.answer(llava, picture, ASK, Twice(alpha=0.9, heavy=1.0, recent=1.0), max_new_tokens=6)
-    assert answer.lost == (6, 7, 9)
-    assert answer.tokens.kv_entries == answer.tokens.prompt + answer.tokens.generated - 1 - 3
+        def slots(self, prompt, unpruned, new):
+            return prompt + new
+
+    reducer = Thrice(alpha=0.9, heavy=1.0, recent=1.0)
+    answers = list(longtail.generate(llava, picture, ASK, reducer, max_new_tokens=6))
+    assert answers[-1].lost == (6, 7, 9)
+    assert answers[-1].tokens.kv_entries == answers[-1].tokens.prompt + 5 - 3
+
+    embeddings, span = llava.splice(llava.prompt(picture, ASK), list(answers[-1].reduced))
+    decoder, cache = Decoder(llava, reducer), DynamicCache(config=llava.model.config.text_config)
+    logits = decoder.prefill(embeddings, span, len(embeddings), 6, Clock(llava.device))
+    model = llava.model.model.language_model
+    model(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
+    entries = [row.double() for row in embeddings]
+    for step, token in enumerate(answers[-1].token_ids[:-1]):
+        assert int(logits.argmax()) == token
+        before = decoder.ledgers[0].score.clone()
+        logits = decoder.step(torch.tensor([token]))
+        x, position = llava.embed(torch.tensor([token])), torch.tensor([[len(embeddings) + step]])
+        hidden = model(
+            inputs_embeds=x[None], position_ids=position, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        torch.testing.assert_close(logits, llava.model.lm_head(hidden[0, -1]), rtol=1e-4, atol=1e-4)
+        entries.append(x[0].double())
+        received = torch.stack([x[0].double() @ e / len(e) ** 0.5 for e in entries]).softmax(0)
+        live = [p for p in range(5) if decoder.ledgers[0].position[p] == p]
+        gained = (decoder.ledgers[0].score - before)[live]
+        torch.testing.assert_close(gained.double(), received[: len(live)], rtol=1e-4, atol=1e-6)
+        if step == 0:
+            stay = [i for i in range(len(entries)) if i not in (6, 7, 9)]
+            entries = [entries[i] for i in stay]
+            for layer in cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, stay], layer.values[:, :, stay]
 
 
 def test_trim_between_attention_and_mlp_is_idle_when_it_keeps_all(llava, picture):
