@@ -71,9 +71,9 @@ def test_phases_close_with_first_token_and_total(llava, picture):
 
 
 def test_laps_of_one_name_add_up_and_nothing_is_lost(monkeypatch):
-    ticks = iter([0.0, 1.0, 3.0, 7.0, 20.0, 21.0, 24.0])
+    ticks = iter([1.0, 3.0, 7.0, 20.0, 21.0, 24.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
-    clock = Clock(torch.device("cpu"))
+    clock = Clock(torch.device("cpu"), last=0.0)
     clock.lap("vision")
     clock.lap("method")
     clock.lap("vision")
