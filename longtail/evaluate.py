@@ -15,7 +15,8 @@ from .models import KNOWN
 from .models.llava import Llava
 from .reducer import REDUCERS, Reducer, make, param
 from .tiny.questions import FAMILIES, described
-from .tiny.scenes import HELD_OUT_SEED, Scene, questions, scene, score
+from .tiny.examine import FINAL_SEED
+from .tiny.scenes import Scene, questions, scene, score
 from .tokens import Reduced
 
 ORACLE, GROUND = "Oracle", "describe: background"
@@ -52,7 +53,7 @@ class Cell:
         return dataclasses.replace(reducer, seed=scene.seed) if seeded else reducer
 
 
-def evaluate(llava: Llava, cells: list[Cell], scenes: int, first: int = HELD_OUT_SEED, progress=None) -> list[dict]:
+def evaluate(llava: Llava, cells: list[Cell], scenes: int, first: int = FINAL_SEED, progress=None) -> list[dict]:
     """Marks per family for every cell: exact match, recall of things for descriptions. Greedy, no time is taken.
 
     Each row: method, budget, visual (mean tokens kept), families {name: [mean, n]}, mean (of the exact-match families).
@@ -104,7 +105,7 @@ def add_flags(command):
         "--budgets", default="own,288,196,127,58,29", help="visual tokens, comma between; own: as a method comes"
     )
     command.add_argument("--scenes", type=int, default=60, help="held-out scenes, about ten questions each")
-    command.add_argument("--first", type=int, default=HELD_OUT_SEED, help="seed of the first scene")
+    command.add_argument("--first", type=int, default=FINAL_SEED, help="seed of the first scene")
     command.add_argument("--out", help="write rows and conditions to this .json file")
     command.add_argument("--card", action="store_true", help="put the table into the README.md of the model's folder")
     command.add_argument("--json", action="store_true", help="print JSON")

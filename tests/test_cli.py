@@ -190,7 +190,7 @@ def test_evaluate_counts_and_marks(run, folder, tmp_path):
         "--budgets", "own,4", "--scenes", 1, "--out", out_file,
     )  # fmt: skip
     record = json.loads(out_file.read_text())
-    assert status == 0 and "held-out scenes (seeds 1000000 to 1000000)" in record["conditions"]
+    assert status == 0 and "held-out scenes (seeds 1010000 to 1010000)" in record["conditions"]
     assert [(r["method"], r["budget"]) for r in record["rows"]] == [
         ("Full", None), ("Random", None), ("Random", 4), ("Oracle", 4),
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from longtail.generate import Clock, look
 EVERYTHING = [
     longtail.LongTail(budget=576, heavy=1.0, recent=1.0),
     longtail.LongTail(budget=576, heavy=1.0, recent=1.0, cut="in_tower"),
+    longtail.LongTail(reading="head", alpha=576, heavy=1.0, recent=1.0),
     longtail.LongTail(visual_stage=False, text_stage=False),
     longtail.TopK(budget=576),
     longtail.Random(budget=576),

@@ -27,7 +27,7 @@ class LongTail(Reducer):
     paper = "https://arxiv.org/abs/2409.01162"
     scores_with = "embeddings"
 
-    alpha: float = param(0.24, 0.01, 1, 0.01, "scales what is kept (above 1, to 10, for the reading head)")
+    alpha: float = param(0.24, 0.01, 1, 0.01, "scales what is kept (for the reading head it may exceed 1)")
     reading: str = param("tail", choices=READINGS, help="what alpha multiplies: n - i*, i*, or the similarity at i*")
     similarity: str = param("attention", choices=SIMILARITIES, help="how CLS and a patch are compared")
     layer: int = param(16, 0, 23, 1, "tower layer that scores, of 24")
@@ -42,7 +42,7 @@ class LongTail(Reducer):
 
     @classmethod
     def limits(cls, name, **values):
-        return (0.01, 10) if name == "alpha" and values.get("reading") == "head" else super().limits(name)
+        return (0.01, 1000) if name == "alpha" and values.get("reading") == "head" else super().limits(name)
 
     def active(self):
         first = ("trim",) if self.cut == "in_tower" else ("reduce",)
