@@ -37,11 +37,10 @@ class Decoder:
         `span`: where its visual tokens stand; `unpruned`: its length had every patch stayed; `new`: tokens to come.
         """
         self.prompt, self.unpruned, self.span = len(hidden), unpruned, span
-        slots = self.reducer.slots(self.prompt, unpruned, new)
+        slots, visual = self.reducer.slots(self.prompt, unpruned, new), span[1] - span[0]
+        scores_with = self.reducer.scores_with if self.moments & {"drop", "evict"} else None
         clock.lap("prefill")
-        ledger = Ledger(
-            hidden, max(slots, len(hidden)), self.reducer.scores_with if self.moments & {"drop", "evict"} else None
-        )
+        ledger = Ledger(hidden, max(slots, len(hidden)), scores_with)
         clock.lap("method")
         self.ledgers = [ledger] * len(self.model.decoder_layers)
         self.cache = Cache(layers=[SlotLayer(ledger) for ledger in self.ledgers])
@@ -53,9 +52,8 @@ class Decoder:
                 ledger, hidden = ledger.select(keep, slots if i == 0 else len(keep) + new), hidden[keep]
                 self._hand_over(ledger, i)
                 rotary = self.model.rotary(hidden, ledger.position[: ledger.used])
-            self.entered.append(
-                int(self._visual(ledger.position).sum()) if keep is not None or i == 0 else self.entered[-1]
-            )
+                visual = int(self._visual(ledger.position).sum())
+            self.entered.append(visual)
             hidden = self.model.decode_layer(layer, hidden, rotary, self.cache)
         logits = self.model.logits(hidden[-1])
         self._evict()
