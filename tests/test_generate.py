@@ -375,6 +375,23 @@ def test_quantization_says_what_to_install(folder, monkeypatch):
             longtail.load(str(folder), quantization=kind)
 
 
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"vision_feature_layer": [-2, -3]}, r"reads tower layers \[-2, -3\]"),
+        ({"vision_feature_select_strategy": "full"}, "by strategy 'full'"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "has a 'siglip_vision_model' vision tower"),
+    ],
+)
+def test_other_layouts_are_refused_before_a_weight_is_read(folder, tmp_path, change, sentence):
+    import json
+
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=sentence):
+        longtail.load(str(tmp_path))
+
+
 def test_public_names_are_all_there_is():
     assert {n for n in dir(longtail) if n[0].isupper()} >= {
         "Full",

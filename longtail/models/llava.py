@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -49,6 +50,7 @@ class Llava:
     @classmethod
     def from_pretrained(cls, place: str, name: str, dtype, quantization: str, device: str) -> "Llava":
         """Load weights (safetensors only, no remote code) and processor from a folder or the hub."""
+        _refuse_other_layouts(AutoConfig.from_pretrained(place), name)
         options = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
         if quantization != "none":
             options |= {"quantization_config": _bits_and_bytes(quantization, dtype), "device_map": {"": device}}
@@ -219,6 +221,18 @@ class ClipText:
                 projection = weights.get_tensor("visual_projection.weight").float().to(device)
             self.parts = model, AutoTokenizer.from_pretrained(self.folder), projection
         return self.parts
+
+
+def _refuse_other_layouts(config, name: str):
+    """ValueError, before a weight is read, unless this is a CLIP tower with CLS and one feature layer."""
+    tower, layer = config.vision_config.model_type, config.vision_feature_layer
+    if tower != "clip_vision_model":
+        raise ValueError(f"{name} has a {tower!r} vision tower: only CLIP's, which has a CLS token, is supported")
+    if not isinstance(layer, int) or config.vision_feature_select_strategy != "default":
+        raise ValueError(
+            f"{name} reads tower layers {layer} by strategy {config.vision_feature_select_strategy!r}: "
+            "only one layer without its CLS token ('default') is supported"
+        )
 
 
 def _bits_and_bytes(quantization: str, dtype) -> BitsAndBytesConfig:
