@@ -1,0 +1,97 @@
+"""Serve the page: read the flags, load the model, warm it up, build, launch. Also what a Hugging Face Space runs.
+
+Every flag has an environment variable: --time-limit is LONGTAIL_TIME_LIMIT, and so on.
+"""
+
+# ruff: noqa: E402 (Gradio reads the environment when it is imported)
+
+import argparse
+import os
+import sys
+import tempfile
+
+UPLOADS = tempfile.TemporaryDirectory(prefix="longtail-")  # ours alone, gone when we are
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_TEMP_DIR", UPLOADS.name)  # all three before Gradio is imported
+
+from PIL import Image
+
+import longtail
+from demo import look
+from demo.page import FEWEST, FIRST, build
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusal is one sentence."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until interrupted. Returns 2 where what was asked for cannot be had, 1 for anything else, in a sentence."""
+    try:
+        flags = parsed(arguments)
+        llava = longtail.load(flags.model, flags.dtype, flags.quantization, flags.device)
+        page = build(llava, flags.time_limit)
+        warm_up(llava)
+        page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
+        page.launch(server_name=flags.host, server_port=flags.port, **look.launching(share=flags.share))
+    except ValueError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # the hub or the port
+        print(f"app.py: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The flags, each with its environment variable as default. Raises ValueError with a sentence."""
+    parser = Parser("app.py", description="Serve the LongTail page.")
+
+    def flag(name: str, default: str | None, help: str, **options):
+        variable = "LONGTAIL_" + name.upper().replace("-", "_")
+        default = os.environ.get(variable) or default
+        parser.add_argument(f"--{name}", default=default, help=f"{help} (default: {default}; {variable})", **options)
+
+    flag("model", "tiny", "a known name, a hub id or a folder")
+    flag("dtype", "auto", "auto, float32, bfloat16 or float16")
+    flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
+    flag("device", "auto", "auto, cpu, cuda or cuda:N")
+    flag("host", None, "address to listen on; None: this machine alone, or what Gradio's own variables say")
+    flag("port", None, "port to listen on; None: the first free one from 7860", type=between(1, 65535))
+    flag("queue", "24", "visitors that may wait, further ones are asked to come back", type=between(1, 1000))
+    flag("time-limit", "60", "seconds of work an answer may take", type=between(1, 3600))
+    flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)
+    return parser.parse_args(arguments)
+
+
+def between(low: int, high: int):
+    """A flag's whole number."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number between {low} and {high}, got {text!r}")
+        return int(text)
+
+    return whole
+
+
+def switch(text: str) -> bool:
+    """A flag that is on or off."""
+    if text.lower() not in ("on", "off", "1", "0", "true", "false"):
+        raise argparse.ArgumentTypeError(f"must be on or off, got {text!r}")
+    return text.lower() in ("on", "1", "true")
+
+
+def warm_up(llava):
+    """A short answer of each method that the page starts with: no visitor's first number is a cold one."""
+    grey = Image.new("RGB", (336, 336), "grey")
+    for name in FIRST[:FEWEST]:
+        longtail.answer(llava, grey, "What is this?", longtail.make(name), max_new_tokens=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
