@@ -14,8 +14,8 @@ from .generate import compare
 from .models import KNOWN
 from .models.llava import Llava
 from .reducer import REDUCERS, Reducer, make, param
-from .tiny.questions import FAMILIES, described
 from .tiny.examine import FINAL_SEED
+from .tiny.questions import FAMILIES, described
 from .tiny.scenes import Scene, questions, scene, score
 from .tokens import Reduced
 
