@@ -168,7 +168,7 @@ def _column(stop, llava, asked: Asked, column: int, crop: Image.Image) -> Iterat
         temperature=asked.temperature,
         seed=asked.seed,
         stop=stop,
-        time_limit=None,
+        time_limit=asked.time_limit,
     )
     with closing(answers):
         for answer in answers:
