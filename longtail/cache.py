@@ -1,6 +1,7 @@
 """The KV cache with a fixed number of slots: a newcomer overwrites an entry that was given up, nothing is ever moved.
 
-A `Ledger` knows which entry lies in which slot; a `SlotLayer` holds one decoder layer's keys and values in those slots.
+A `Ledger` knows which entry lies in which slot, the same for all heads and for all layers that share it; a `HeadLedger`
+knows it head by head for one layer; a `SlotLayer` holds one decoder layer's keys and values in those slots.
 """
 
 import torch
@@ -18,6 +19,7 @@ class Ledger:
         """All T entries of `hidden` [T, D] in order; `slots` >= T."""
         self.used = self.seen = len(hidden)  # slots ever written; tokens ever read
         self.slots, self.free = slots, 0  # free: slots given up and not yet overwritten
+        self.shift = 0  # how far rotary positions lie behind true ones
         self.position = torch.full((slots,), -1, device=hidden.device)
         self.position[: self.used] = torch.arange(self.used, device=hidden.device)
         self.slot: Tensor | None = None  # [1] where the newcomer lies
@@ -32,9 +34,10 @@ class Ledger:
         """Live entries."""
         return self.used - self.free
 
-    def select(self, keep: Tensor, slots: int) -> "Ledger":
+    def select(self, keep: Tensor, slots: int, shift: int) -> "Ledger":
         """A ledger of the entries `keep` [<= T] alone, packed into the first slots; scores are carried over."""
         chosen = Ledger.__new__(Ledger)
+        chosen.shift = shift
         chosen.used, chosen.seen, chosen.slots, chosen.free, chosen.slot = len(keep), self.seen, slots, 0, None
         spare = max(slots, len(keep)) - len(keep)
         chosen.position = functional.pad(self.position[keep], (0, spare), value=-1)
@@ -67,9 +70,74 @@ class Ledger:
         self.free += len(slots)
         return positions
 
-    def mask(self) -> Tensor | None:
+    def mask(self, heads: int) -> Tensor | None:
         """Which written slots are live [1, 1, 1, used], True = seen; None where all are."""
         return (self.position[: self.used] >= 0)[None, None, None] if self.free else None
+
+    def write(self, store: Tensor, states: Tensor):
+        """Put the newcomer's `states` [1, H_kv, 1, width] into its slot of `store`."""
+        store.index_copy_(2, self.slot, states)
+
+
+class HeadLedger:
+    """Slots of one decoder layer where each key head keeps entries of its own, scored by the attention they receive."""
+
+    def __init__(self, shared: Ledger, score: Tensor):
+        """The entries of `shared`, in every head; `score` [H_kv, T]: what they have received so far."""
+        self.used, self.seen, self.slots, self.shift = shared.used, shared.seen, shared.slots, shared.shift
+        self.free, self.slot = 0, None  # slot: [H_kv, 1] where the newcomer lies
+        self.position = shared.position.repeat(len(score), 1)
+        self.score = functional.pad(score, (0, self.slots - self.used))
+
+    @property
+    def count(self) -> int:
+        """Live entries of each head."""
+        return self.used - self.free
+
+    def place(self, hidden: Tensor):
+        """Give the newcomer a slot in each head."""
+        if self.free:
+            self.slot = (self.position[:, : self.used] < 0).int().argmax(1, keepdim=True)
+            self.free -= 1
+        else:
+            self.slot = self.position.new_full((len(self.position), 1), self.used)
+            self.used += 1
+        self.position.scatter_(1, self.slot, self.seen)
+        self.score.scatter_(1, self.slot, 0.0)
+        self.seen += 1
+
+    def receive(self, query: Tensor, keys: Tensor):
+        """Entries receive the attention that the newcomer's `query` [H, 1, d] gives to `keys` [H_kv, used, d]."""
+        grouped = query.view(len(keys), -1, query.shape[-1])  # queries that share a key head
+        logits = (grouped @ keys.transpose(1, 2)).float() * query.shape[-1] ** -0.5
+        gone = self.position[:, None, : self.used] < 0
+        self.score[:, : self.used] += logits.masked_fill(gone, -torch.inf).softmax(-1).mean(1)
+
+    def give_up(self, slots: Tensor) -> Tensor:
+        """Free these slots [H_kv, E]; returns the true positions that no head holds any more."""
+        leaving = self.position.gather(1, slots).unique()
+        self.position.scatter_(1, slots, -1)
+        self.free += slots.shape[1]
+        return leaving[~torch.isin(leaving, self.position)]
+
+    def pack(self, spare: int) -> Tensor:
+        """Move the live entries of each head to the first slots, with `spare` behind; returns where they lay."""
+        live = (self.position[:, : self.used] >= 0).int().argsort(dim=1, descending=True, stable=True)[:, : self.count]
+        self.position = functional.pad(self.position.gather(1, live), (0, spare), value=-1)
+        self.score = functional.pad(self.score.gather(1, live), (0, spare))
+        self.used, self.free, self.slots = live.shape[1], 0, live.shape[1] + spare
+        return live
+
+    def mask(self, heads: int) -> Tensor | None:
+        """Which written slots are live [1, heads, 1, used], True = seen; None where all are."""
+        if not self.free:
+            return None
+        live = self.position[:, : self.used] >= 0
+        return live.repeat_interleave(heads // len(live), dim=0)[None, :, None]
+
+    def write(self, store: Tensor, states: Tensor):
+        """Put the newcomer's `states` [1, H_kv, 1, width] into each head's slot of `store`."""
+        store[0].scatter_(1, self.slot[..., None].expand(-1, -1, states.shape[-1]), states[0])
 
 
 class SlotLayer(CacheLayerMixin):
@@ -90,9 +158,15 @@ class SlotLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
             self.keys[:, :, : self.ledger.used], self.values[:, :, : self.ledger.used] = key_states, value_states
             return key_states, value_states
-        self.keys.index_copy_(2, self.ledger.slot, key_states)
-        self.values.index_copy_(2, self.ledger.slot, value_states)
+        self.ledger.write(self.keys, key_states)
+        self.ledger.write(self.values, value_states)
         return self.keys[:, :, : self.ledger.used], self.values[:, :, : self.ledger.used]
+
+    def pack(self, spare: int):
+        """Give the memory of entries that were given up back; `spare` slots stay for newcomers."""
+        live = self.ledger.pack(spare)[None, ..., None].expand(-1, -1, -1, self.keys.shape[-1])
+        self.keys = functional.pad(self.keys.gather(2, live), (0, 0, 0, spare))
+        self.values = functional.pad(self.values.gather(2, live), (0, 0, 0, spare))
 
     def entry_bytes(self) -> int:
         """Bytes of one entry, keys and values."""

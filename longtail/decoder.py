@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from .cache import Ledger, SlotLayer
+from .cache import HeadLedger, Ledger, SlotLayer
 from .reducer import Reducer
-from .tokens import CacheView, Prefill
+from .tokens import CacheView, Prefill, Survivors
 
 
 @dataclass
@@ -27,48 +27,69 @@ class Decoder:
     cache: Cache | None = None
     entered: list[int] = field(default_factory=list)  # visual tokens entering each layer at prefill
     gone: list[Tensor] = field(default_factory=list)  # true positions dropped or evicted, oldest first
+    recycled: list = field(default_factory=list)  # [true position, that of the entry that speaks for it now]
+    embeddings: Tensor | None = None  # [prompt, D] what entered layer 0
 
     def __post_init__(self):
         self.moments = set(self.reducer.active())
+        self.scores_with = self.reducer.scores_with if self.moments & {"drop", "evict"} else None
+        self.per_head = self.scores_with in ("attention", "window")
 
     def prefill(self, hidden: Tensor, span: tuple[int, int], unpruned: int, new: int, clock) -> Tensor:
         """Read the prompt `hidden` [T, D]; returns the logits [V] after its last position.
 
         `span`: where its visual tokens stand; `unpruned`: its length had every patch stayed; `new`: tokens to come.
         """
-        self.prompt, self.unpruned, self.span = len(hidden), unpruned, span
-        slots, visual = self.reducer.slots(self.prompt, unpruned, new), span[1] - span[0]
-        scores_with = self.reducer.scores_with if self.moments & {"drop", "evict"} else None
+        self.prompt, self.unpruned, self.span, self.embeddings = len(hidden), unpruned, span, hidden
+        slots = self.reducer.slots(self.prompt, unpruned, new)
         clock.lap("prefill")
-        ledger = Ledger(hidden, max(slots, len(hidden)), scores_with)
+        ledger = Ledger(hidden, max(slots, len(hidden)), "embeddings" if self.scores_with == "embeddings" else None)
         clock.lap("method")
         self.ledgers = [ledger] * len(self.model.decoder_layers)
         self.cache = Cache(layers=[SlotLayer(ledger) for ledger in self.ledgers])
-        rotary = self.model.rotary(hidden, ledger.position[: ledger.used])
+        angles, visual, last = ledger.position[: ledger.used], span[1] - span[0], None
+        rotary = self.model.rotary(hidden, angles)
         for i, layer in enumerate(self.model.decoder_layers):
             clock.between()
-            keep = self._drop(i, hidden, ledger, clock) if "drop" in self.moments else None
-            if keep is not None:
-                ledger, hidden = ledger.select(keep, slots if i == 0 else len(keep) + new), hidden[keep]
+            here = self.model.view(layer, hidden, rotary)
+            going = self._drop(i, hidden, ledger, here, last, clock) if "drop" in self.moments else None
+            if going is not None:
+                hidden = hidden[going.keep] if going.hidden is None else going.hidden
+                angles = torch.arange(len(hidden), device=hidden.device) if going.renumber else angles[going.keep]
+                shift = self.prompt - len(hidden) if going.renumber else ledger.shift
+                ledger = ledger.select(going.keep, slots if i == 0 else len(hidden) + new, shift)
                 self._hand_over(ledger, i)
-                rotary = self.model.rotary(hidden, ledger.position[: ledger.used])
                 visual = int(self._visual(ledger.position).sum())
+                rotary = self.model.rotary(hidden, angles)
+                here = self.model.view(layer, hidden, rotary)
             self.entered.append(visual)
             hidden = self.model.decode_layer(layer, hidden, rotary, self.cache)
+            if self.per_head:
+                self._score_heads(i, here, clock)
+            last = here
         logits = self.model.logits(hidden[-1])
         self._evict()
+        if self.per_head:
+            for layer in self.cache.layers:
+                layer.pack(new)
         return logits
 
     def step(self, token: Tensor) -> Tensor:
         """Read one more token id [1]; returns the logits [V] after it."""
         hidden = self.model.embed(token)  # [1, D]
-        ledgers = self._distinct()
-        rotary = self.model.rotary(hidden, torch.tensor([ledgers[0].seen], device=hidden.device))
-        for ledger in ledgers:
+        rotary, masks, heads = {}, {}, self.model.heads
+        for ledger in self._distinct():
+            place = ledger.seen - ledger.shift
+            if place not in rotary:
+                rotary[place] = self.model.rotary(hidden, torch.tensor([place], device=hidden.device))
             ledger.place(hidden)
-        masks = {id(ledger): ledger.mask() for ledger in ledgers}
-        for layer, ledger in zip(self.model.decoder_layers, self.ledgers, strict=True):
-            hidden = self.model.decode_layer(layer, hidden, rotary, self.cache, masks[id(ledger)])
+            masks[id(ledger)] = ledger.mask(heads), rotary[place]
+        for i, (layer, ledger) in enumerate(zip(self.model.decoder_layers, self.ledgers, strict=True)):
+            mask, wave = masks[id(ledger)]
+            read, hidden = hidden, self.model.decode_layer(layer, hidden, wave, self.cache, mask)
+            if self.scores_with == "attention":
+                query = self.model.view(layer, read, wave).query(slice(None), True)
+                ledger.receive(query, self.cache.layers[i].keys[0, :, : ledger.used])
         logits = self.model.logits(hidden[-1])
         self._evict()
         return logits
@@ -94,22 +115,43 @@ class Decoder:
             return
         for ledger in self._distinct():
             slots = self.reducer.evict(self._cache_view(ledger))
-            if slots is not None and len(slots):
-                self.gone.append(ledger.give_up(slots))
+            if slots is not None and slots.numel():
+                positions = ledger.give_up(slots)
+                if ledger is self.ledgers[-1]:
+                    self.gone.append(positions)
 
     def _distinct(self) -> list[Ledger]:
         return list(dict.fromkeys(self.ledgers))
 
-    def _drop(self, index: int, hidden: Tensor, ledger: Ledger, clock) -> Tensor | None:
-        """Positions to go on with, None for all; what goes is noted."""
+    def _drop(self, index: int, hidden: Tensor, ledger: Ledger, here, last, clock) -> Survivors | None:
+        """What goes on, None for all as they are; what goes is noted."""
         clock.lap("prefill")
-        keep = self.reducer.drop(self._prefill_view(index, hidden, ledger))
+        going = self.reducer.drop(self._prefill_view(index, hidden, ledger, here, last))
         clock.lap("method")
-        if keep is None or len(keep) == len(hidden):
+        if isinstance(going, Tensor):
+            going = None if len(going) == len(hidden) else Survivors(going)
+        if going is None:
             return None
-        stays = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device).index_fill(0, keep, True)
-        self.gone.append(ledger.position[: ledger.used][~stays])
-        return keep
+        position, stays = ledger.position[: ledger.used], torch.zeros_like(ledger.position[: ledger.used])
+        stays[going.keep] = 1
+        if going.speaks is not None:
+            told = (stays == 0) & (going.speaks >= 0)
+            stands = position[going.keep][going.speaks.clamp_min(0)]
+            self.recycled += torch.stack([position, stands], dim=1)[told].tolist()
+            stays[told] = 1
+        self.gone.append(position[stays == 0])
+        return going
+
+    def _score_heads(self, index: int, here, clock):
+        """Entries receive the attention of the prompt's queries, or of its last `window`, each head for itself."""
+        clock.lap("prefill")
+        layer, ledger = self.cache.layers[index], self.ledgers[index]
+        window = self.reducer.window if self.scores_with == "window" else ledger.used
+        rows = torch.arange(ledger.used, device=ledger.position.device)[-window:]
+        received = sum(here.attention(part).sum(1) for part in rows.split(256))  # [H, T]
+        grouped = received.view(layer.keys.shape[1], -1, ledger.used).mean(1)
+        self.ledgers[index] = layer.ledger = HeadLedger(ledger, grouped)
+        clock.lap("method")
 
     def _hand_over(self, ledger: Ledger, start: int):
         """From layer `start` on, the entries are this ledger's."""
@@ -119,19 +161,37 @@ class Decoder:
     def _visual(self, position: Tensor) -> Tensor:
         return (self.span[0] <= position) & (position < self.span[1])
 
-    def _prefill_view(self, index: int, hidden: Tensor, ledger: Ledger) -> Prefill:
+    def _prefill_view(self, index: int, hidden: Tensor, ledger: Ledger, here, last) -> Prefill:
         position = ledger.position[: ledger.used]
-        score = None if ledger.score is None else ledger.score[: ledger.used]
-        layer = self.model.decoder_layers[index]
+        return Prefill(
+            layer=index,
+            depth=len(self.ledgers),
+            hidden=hidden,
+            visual=self._visual(position),
+            prompt=self.prompt,
+            unpruned=self.unpruned,
+            text=self._text(),
+            embeddings=self.embeddings,
+            span=self.span,
+            score=None if ledger.score is None else ledger.score[: ledger.used],
+            this=here,
+            last=last,
+            norm=self.model.norm,
+        )
 
-        def attention(rows):
-            return self.model.attention_rows(layer, hidden, position, rows)
+    def _cache_view(self, ledger) -> CacheView:
+        position = ledger.position[..., : ledger.used]
+        return CacheView(
+            layer=self.ledgers.index(ledger),
+            count=ledger.count,
+            position=position,
+            visual=self._visual(position),
+            score=None if ledger.score is None else ledger.score[..., : ledger.used],
+            seen=ledger.seen,
+            prompt=self.prompt,
+            unpruned=self.unpruned,
+            text=self._text(),
+        )
 
-        return Prefill(index, hidden, self._visual(position), self.prompt, self.unpruned, score, attention)
-
-    def _cache_view(self, ledger: Ledger) -> CacheView:
-        position = ledger.position[: ledger.used]
-        score = None if ledger.score is None else ledger.score[: ledger.used]
-        first = self.ledgers.index(ledger)
-        visual = self._visual(position)
-        return CacheView(first, ledger.count, position, visual, score, ledger.seen, self.prompt, self.unpruned)
+    def _text(self) -> int:
+        return self.prompt - (self.span[1] - self.span[0])

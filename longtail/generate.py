@@ -65,6 +65,7 @@ class Answer:
     reduced: tuple[Reduced, ...]
     visual_span: tuple[int, int]  # positions of the visual tokens in the prompt
     lost: tuple[int, ...]  # true positions the language model gave up, oldest first
+    recycled: tuple[tuple[int, int], ...]  # true positions it merged, each with that of the entry that speaks for it
     first_logits: Tensor | None  # [V] float32, on the host
     finished: str | None
     seed: int
@@ -97,6 +98,7 @@ class Answer:
             "source": [token for view in self.reduced for token in view.source.tolist()],
             "role": [role for view in self.reduced for role in view.role.tolist()],
             "lost": list(self.lost),
+            "recycled": [list(pair) for pair in self.recycled],
             "device": self.device,
             "dtype": self.dtype,
             "seed": self.seed,
@@ -252,7 +254,9 @@ def look(
 
     prompt = llava.prompt(open_image(image), question)
     clock.lap("preprocess")
-    views = llava.encode(prompt, layers, trim if reducer else None, clock.between)
+    views = llava.encode(
+        prompt, layers, trim if reducer else None, clock.between, bool(reducer) and reducer.proportional
+    )
     clock.lap("vision")
     return Seen(prompt, views, dict(clock.laps))
 
@@ -321,6 +325,7 @@ class _Run:
             reduced=self.reduced,
             visual_span=self.decoder.span if read else (0, 0),
             lost=self.decoder.lost() if read else (),
+            recycled=tuple(map(tuple, self.decoder.recycled)) if read else (),
             first_logits=self.first_logits,
             finished=finished,
             seed=self.sampling.seed,

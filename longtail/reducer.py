@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .tokens import CacheView, Prefill, Reduced, TowerView, VisualTokens
+from .tokens import CacheView, Prefill, Reduced, Survivors, TowerView, VisualTokens
 
 REDUCERS: dict[str, type["Reducer"]] = {}
 MOMENTS = ("trim", "reduce", "drop", "evict")
@@ -46,7 +46,11 @@ class Reducer:
     """Keeps every visual token."""
 
     paper: ClassVar[str] = ""
-    scores_with: ClassVar[str | None] = None  # "embeddings": entries are scored by the similarity they receive
+    # how cache entries are scored: by the similarity of "embeddings" that they receive; by the "attention" that they
+    # receive, in each layer and head; or by that of the prompt's last `window` queries alone ("window")
+    scores_with: ClassVar[str | None] = None
+    window: ClassVar[int] = 0
+    proportional: ClassVar[bool] = False  # in the tower, add log(patches a token speaks for) to its attention logits
 
     def __post_init__(self):
         for parameter in self.parameters():
@@ -65,7 +69,7 @@ class Reducer:
         """Moment 2, before the language model: N patches in, M tokens out."""
         return Reduced.select(visual, torch.arange(len(visual.features)))
 
-    def drop(self, prefill: Prefill) -> Tensor | None:
+    def drop(self, prefill: Prefill) -> Tensor | Survivors | None:
         """Moment 3, entering a decoder layer: positions [<= T] to keep, ascending; None keeps all."""
 
     def evict(self, cache: CacheView) -> Tensor | None:

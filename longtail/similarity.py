@@ -55,6 +55,11 @@ def long_tail(similarity: Tensor, alpha: float, reading: str, budget: int = 0) -
     return Curve(order, curve, objective(curve), i, count)
 
 
+def top(score: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest of `score` [n], highest first; the lower index first where scores tie."""
+    return score.argsort(descending=True, stable=True)[:count]
+
+
 def received(embeddings: Tensor) -> Tensor:
     """What each of T embeddings [T, D] receives: column sums of softmax(causal(E E^T / sqrt(D))), float32 [T]."""
     x = embeddings.float()

@@ -75,6 +75,7 @@ class VisualTokens:
     layers: Mapping[int, TowerLayer] = field(default_factory=dict)
     project: Callable[[Tensor], Tensor] = lambda x: x  # vision space -> language space
     question: Question | None = None
+    preamble: Question | None = None  # the text before the image, which never holds the question
 
     def layer(self, index: int) -> TowerLayer:
         """Tower layer `index`, counted as in a 24-layer tower. Raises ValueError unless `layers_read()` named it."""
@@ -82,6 +83,12 @@ class VisualTokens:
             read = ", ".join(map(str, sorted(self.layers))) or "none"
             raise ValueError(f"tower layer {index} was not captured (captured: {read}): name it in layers_read()")
         return self.layers[index]
+
+    def relevance(self) -> Tensor:
+        """CLIP cosine of the question and each patch [N], raw sign. Raises ValueError where no question was asked."""
+        if self.question is None:
+            raise ValueError("this method is guided by the question, and none came with these visual tokens")
+        return self.question.relevance(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +126,19 @@ class Reduced:
         role = np.where(source.numpy() < 0, "dropped", "kept")
         return cls(visual.features[keep.to(visual.features.device)], keep, source, role, curve)
 
+    @classmethod
+    def merging(cls, features: Tensor, keep: Tensor, source: Tensor, curve: Curve | None = None) -> "Reduced":
+        """Tokens [M, D] that speak for others too: patches of `keep` are kept, others with a `source` merged."""
+        keep, source = keep.detach().to("cpu", torch.long), source.detach().to("cpu", torch.long)
+        role = np.where(source.numpy() < 0, "dropped", "merged")
+        role[keep[keep >= 0].numpy()] = "kept"
+        return cls(features, keep, source, role, curve)
+
+    def size(self) -> Tensor:
+        """How many patches each token [M] speaks for, float32; 1 for one that speaks for none."""
+        spoken = self.source[self.source >= 0]
+        return torch.bincount(spoken, minlength=len(self.keep)).clamp_min(1).float()
+
     def then(self, later: "Reduced") -> "Reduced":
         """This reduction followed by `later`, which acted on these M tokens: told over the original N patches."""
         keep = torch.where(later.keep < 0, -1, self.keep[later.keep.clamp_min(0)])
@@ -138,44 +158,133 @@ class TowerView:
     place: str  # "entering" or "between"
     visual: VisualTokens  # features: the states [N, D] here, CLS apart
     read: Callable[[], TowerLayer]  # the layer's CLS query and keys, computed when asked for
+    value: Callable[[], Tensor]  # the layer's values [1+N, D], heads concatenated
+    attention: Callable[[Tensor], Tensor]  # rows [R] (0: CLS) -> the layer's attention weights [H, R, 1+N], float32
+    before: Reduced | None = None  # what became of the patches so far
 
     def entering(self, layer: int) -> bool:
         """Whether this is the door of the layer that a 24-layer tower counts as `layer`."""
         return self.place == "entering" and self.index == tower_layer(layer, self.depth)
 
+    def between(self, *layers: int) -> int | None:
+        """Which of `layers`, counted of 24, this is (the last of equals), between attention and MLP; else None."""
+        here = [i for i, n in enumerate(layers) if tower_layer(n, self.depth) == self.index]
+        return here[-1] if here and self.place == "between" else None
+
+    @property
+    def last(self) -> bool:
+        """Whether no layer runs after this one: the next one is the first that LLaVA does not read."""
+        return self.index == tower_layer(22, self.depth)
+
+    def size(self) -> Tensor:
+        """How many patches each token [N] speaks for; 1 for one that speaks for none."""
+        like = self.visual.features
+        if self.before is None:
+            return torch.ones(len(like), device=like.device)
+        return self.before.size().to(like.device)
+
 
 def tower_layer(layer: int, depth: int) -> int:
     """Index of `layer` of a 24-layer tower in a tower of `depth` layers: first stays first, the layer LLaVA reads (22)
-    stays the last but one, the last (23) stays last."""
-    return layer * (depth - 1) // 23
+    stays the last but one, the last (23) stays last; 24 is what would read the last one's output."""
+    return depth if layer == 24 else layer * (depth - 1) // 23
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderLayer:
+    """A decoder layer over the T entries it reads: queries and keys, head by head, computed when asked for."""
+
+    query: Callable[[Tensor, bool], Tensor]  # rows [R], rotated -> [H, R, d]
+    key: Callable[[bool], Tensor]  # rotated -> [H_kv, T, d]
+
+    def logits(self, rows: Tensor, rotated: bool = True) -> Tensor:
+        """Scaled q.k of those rows [H, R, T], float32, no mask; grouped queries share keys."""
+        query, key = self.query(rows, rotated), self.key(rotated)
+        key = key.repeat_interleave(query.shape[0] // key.shape[0], dim=0)
+        return (query @ key.transpose(1, 2)).float() * query.shape[-1] ** -0.5
+
+    def attention(self, rows: Tensor) -> Tensor:
+        """Causal attention weights [H, R, T] of those rows, float32."""
+        logits = self.logits(rows)
+        later = torch.arange(logits.shape[-1], device=logits.device) > rows.to(logits.device)[:, None]
+        return logits.masked_fill(later, -torch.inf).softmax(-1)
 
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
     """Moment 3: the prompt entering decoder layer `layer`."""
 
-    layer: int
+    layer: int  # 0-based
+    depth: int  # layers of the language model
     hidden: Tensor  # [T, D]
     visual: Tensor  # [T] bool
     prompt: int  # length of the prompt that entered layer 0, before anything was dropped
     unpruned: int  # its length had every patch stayed
+    text: int  # text tokens in it
+    embeddings: Tensor  # [prompt, D] what entered layer 0
+    span: tuple[int, int]  # where the visual tokens stood in it
     score: Tensor | None  # [T] what each entry has received of what the reducer scores with
-    attention: Callable[[Tensor], Tensor]  # rows [R] -> [H, R, T], recomputed for those rows only
+    this: DecoderLayer  # the layer entered
+    last: DecoderLayer | None  # the layer just run, over the same T entries
+    norm: Callable[[Tensor], Tensor]  # the language model's final norm
+
+    def attention(self, rows: Tensor) -> Tensor:
+        """Attention weights [H, R, T] of the layer entered, recomputed for those query rows [R] only."""
+        return self.this.attention(rows)
+
+    def entering(self, *layers: int) -> int | None:
+        """Which of `layers`, counted as in a 32-layer language model, this is the door of; None for none of them.
+
+        Another depth answers with the layer at the same fraction, never the first, each later than the one before.
+        """
+        doors = []
+        for layer in layers:
+            doors.append(max(layer * self.depth // 32, 1, *(door + 1 for door in doors[-1:])))
+        return doors.index(self.layer) if self.layer in doors else None
+
+    def newest(self) -> Tensor:
+        """The last row [1], the token whose next one is to be predicted."""
+        return torch.tensor([len(self.hidden) - 1], device=self.hidden.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Survivors:
+    """What `drop` may return beside positions: entries that speak for others, or that are numbered anew."""
+
+    keep: Tensor  # [T'] position (of the T that entered) on which each entry stands, in the order they go on
+    hidden: Tensor | None = None  # [T', D] their states, where they are not those of `keep`
+    speaks: Tensor | None = None  # [T] index into T' of the entry that speaks for each, -1 where it was dropped
+    renumber: bool = False  # rotary positions start again from 0 without gaps; else they stay true
 
 
 @dataclass(frozen=True, eq=False)
 class CacheView:
-    """Moment 4: the KV cache after a forward pass, slot by slot (S slots written so far)."""
+    """Moment 4: the KV cache after a forward pass, slot by slot (S slots written so far).
+
+    Where a reducer scores with attention there is one view a layer, and tensors are [H_kv, S]: each head its own.
+    """
 
     layer: int  # first decoder layer of those that share these entries
-    count: int  # live entries
+    count: int  # live entries (of each head)
     position: Tensor  # [S] true position of the entry in each slot, -1 where the slot is free
     visual: Tensor  # [S] bool
     score: Tensor | None  # [S] received so far
     seen: int  # tokens read so far: the next one stands at this position
     prompt: int  # as in Prefill
     unpruned: int
+    text: int
 
     def recent(self, count: int) -> Tensor:
         """Which slots [S] hold one of the last `count` tokens read."""
         return self.position >= self.seen - count
+
+    def lowest(self, count: int, settled: Tensor) -> Tensor:
+        """The `count` slots of the lowest score among the `settled` ones [S], the oldest first where scores tie."""
+        return lowest(self.score, settled, self.position, count)
+
+
+def lowest(score: Tensor, settled: Tensor, position: Tensor, count: int) -> Tensor:
+    """Indices [..., count] of the lowest `score` [..., S] where `settled`; the earliest `position` first in a tie."""
+    age = position.argsort(dim=-1, stable=True)  # slots are not in order of arrival
+    aged = score.masked_fill(~settled, torch.inf).gather(-1, age)
+    return age.gather(-1, aged.argsort(dim=-1, stable=True)[..., :count])

@@ -4,24 +4,21 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
-    AutoTokenizer,
     BitsAndBytesConfig,
-    CLIPTextModelWithProjection,
 )
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from ..tokens import Question, Reduced, TowerLayer, TowerView, VisualTokens, tower_layer
+from ..tokens import DecoderLayer, Question, Reduced, TowerLayer, TowerView, VisualTokens, tower_layer
+from .clip import ClipText
 
 MAX_QUESTION = 4000  # characters
 
@@ -33,6 +30,7 @@ class Prompt:
     ids: Tensor
     pixels: Tensor  # [views, 3, S, S]
     question: Question
+    preamble: Question  # the text before the image
 
 
 class Llava:
@@ -42,8 +40,9 @@ class Llava:
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
+        self.heads = model.config.text_config.num_attention_heads  # query heads of a decoder layer
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
-        self.clip = ClipText(folder, self.tower) if (Path(folder) / "clip").is_dir() else None
+        self.clip = ClipText.beside(folder, self.tower)
         ends = model.generation_config.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [ends])
 
@@ -73,10 +72,15 @@ class Llava:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = self.processor(images=image, text=text, return_tensors="pt")
-        ids = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
-        clip = None if self.clip is None else lambda visual: self.clip.relevance(question, visual.features)
-        asked = Question(ids, self.embed(ids.to(self.device)), clip)
-        return Prompt(inputs["input_ids"][0], inputs["pixel_values"].to(self.device, self.dtype), asked)
+        ids = inputs["input_ids"][0]
+        preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
+        asked = self._question(question, lambda visual: self.clip.relevance(question, visual.features))
+        before = self._question(preamble, lambda visual: self.clip.last_relevance(preamble, visual.layer(24).hidden))
+        return Prompt(ids, inputs["pixel_values"].to(self.device, self.dtype), asked, before)
+
+    def _question(self, text: str, relevance: Callable) -> Question:
+        ids = self.processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
+        return Question(ids, self.embed(ids.to(self.device)), relevance if self.clip else None)
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The square the model sees, at its own resolution: what masks are drawn on."""
@@ -106,49 +110,68 @@ class Llava:
         layers: tuple[int, ...] = (),
         trim: Callable | None = None,
         between: Callable | None = None,
+        proportional: bool = False,
     ):
         """The tower, layer by layer, up to the one LLaVA reads: [(VisualTokens, Reduced by trim or None)] per view.
 
-        `layers` (counted of 24) are captured; `trim`, if given, acts on the way; `between` runs before each layer.
+        `layers` (counted of 24) are captured; `trim`, if given, acts on the way, with `proportional` attention to what
+        it merged; `between` runs before each layer.
         """
-        return [self._view(pixels[None], layers, trim, between, prompt.question) for pixels in prompt.pixels]
+        return [self._view(pixels[None], prompt, layers, trim, between, proportional) for pixels in prompt.pixels]
 
-    def _view(self, pixels, layers, trim, between, question):
-        blocks, captured, trimmed = self.tower.encoder.layers, {}, None
+    def _view(self, pixels, prompt, layers, trim, between, proportional):
+        depth, captured, trimmed = len(self.tower.encoder.layers), {}, None
         hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixels))  # [1, 1+N, D]
-        stop = self.model.config.vision_feature_layer % (len(blocks) + 1)
-        for i in range(stop + 1):  # layer `stop` may be read, it is never run
-            captured |= {n: self._capture(blocks[i], hidden) for n in layers if tower_layer(n, len(blocks)) == i}
+        stop = self.model.config.vision_feature_layer % (depth + 1)
+        last = max([stop, *(tower_layer(layer, depth) for layer in layers)])
+        for i in range(last + 1):  # layer `last` may be read, it is never run
+            captured |= {n: self._capture(i, hidden) for n in layers if tower_layer(n, depth) == i}
             if i == stop:
+                read = hidden
+            if i == last:
                 break
             if between:
                 between()
-            hidden, trimmed = self._block(i, hidden, trimmed, trim, question)
-        features, cls = hidden[0, 1:], hidden[0, 0]
-        return VisualTokens(features, cls, self.grid, captured, self.projector, question), trimmed
+            hidden, trimmed = self._block(i, hidden, trimmed, trim if i < stop else None, proportional)
+        asked = prompt.question, prompt.preamble
+        return VisualTokens(read[0, 1:], read[0, 0], self.grid, captured, self.projector, *asked), trimmed
 
-    def _block(self, i, hidden, trimmed, trim, question):
+    def _block(self, i, hidden, trimmed, trim, proportional):
         """One tower layer, with `trim` entering it and between its attention and its MLP."""
         block = self.tower.encoder.layers[i]
         if trim is None:
             return block(hidden, attention_mask=None), trimmed
-        hidden, trimmed = self._trim(trim, "entering", i, hidden, trimmed, question)
-        hidden = hidden + block.self_attn(block.layer_norm1(hidden), attention_mask=None)[0]
-        hidden, trimmed = self._trim(trim, "between", i, hidden, trimmed, question)
+        entered, trimmed = self._trim(trim, "entering", i, hidden, hidden, trimmed, None)
+        bias = _log_size(trimmed, entered) if proportional and trimmed else None
+        hidden = entered + block.self_attn(block.layer_norm1(entered), attention_mask=bias)[0]
+        hidden, trimmed = self._trim(trim, "between", i, hidden, entered, trimmed, bias)
         return hidden + block.mlp(block.layer_norm2(hidden)), trimmed
 
-    def _trim(self, trim, place, i, hidden, trimmed, question):
-        blocks = self.tower.encoder.layers
-        visual = VisualTokens(hidden[0, 1:], hidden[0, 0], self.grid, question=question)
-        reduced = trim(TowerView(i, len(blocks), place, visual, lambda: self._capture(blocks[i], hidden)))
+    def _trim(self, trim, place, i, hidden, read, trimmed, bias):
+        """What `trim` makes of the states `hidden`, in or before the layer that reads `read`."""
+        block = self.tower.encoder.layers[i]
+        view = TowerView(
+            index=i,
+            depth=len(self.tower.encoder.layers),
+            place=place,
+            visual=VisualTokens(hidden[0, 1:], hidden[0, 0], self.grid),
+            read=lambda: self._capture(i, read),
+            value=lambda: block.self_attn.v_proj(block.layer_norm1(read))[0],
+            attention=lambda rows: _tower_attention(block, read, rows, bias),
+            before=trimmed,
+        )
+        reduced = trim(view)
         if reduced is None:
             return hidden, trimmed
         hidden = torch.cat([hidden[:, :1], reduced.features[None]], dim=1)
         return hidden, reduced if trimmed is None else trimmed.then(reduced)
 
-    @staticmethod
-    def _capture(block, hidden) -> TowerLayer:
-        attention, normed = block.self_attn, block.layer_norm1(hidden)
+    def _capture(self, i, hidden) -> TowerLayer:
+        """What layer `i` reads and makes of it; behind the last layer, its output alone."""
+        blocks = self.tower.encoder.layers
+        if i == len(blocks):
+            return TowerLayer(hidden[0], hidden[0, :0], hidden[0, :0], blocks[-1].self_attn.num_heads)
+        attention, normed = blocks[i].self_attn, blocks[i].layer_norm1(hidden)
         query, key = attention.q_proj(normed[:, :1])[0], attention.k_proj(normed)[0]
         return TowerLayer(hidden[0], query, key, attention.num_heads)
 
@@ -179,48 +202,43 @@ class Llava:
         """Next-token logits [V] of one position's last hidden state [D]."""
         return self.model.lm_head(self.language_model.norm(hidden[None, None]))[0, 0]
 
-    def attention_rows(self, layer, hidden: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
-        """Causal attention weights [H, R, T] of some query rows [R], float32, recomputed from what the layer reads."""
-        attention, normed = layer.self_attn, layer.input_layernorm(hidden[None])
-        cos, sin = self.rotary(hidden, positions)
-        query, key = (
-            project(normed).view(1, len(hidden), -1, attention.head_dim).transpose(1, 2)
-            for project in (attention.q_proj, attention.k_proj)
+    def view(self, layer, hidden: Tensor, rotary) -> DecoderLayer:
+        """Queries and keys that a decoder layer makes of the states [T, D] it reads, computed when asked for."""
+        attention = layer.self_attn
+
+        def heads(project, rows, rotated):
+            states = project(layer.input_layernorm(hidden[rows]))
+            states = states.view(1, len(states), -1, attention.head_dim).transpose(1, 2)
+            cos, sin = (wave[:, rows] for wave in rotary)
+            return (apply_rotary_pos_emb(states, states, cos, sin)[0] if rotated else states)[0]
+
+        return DecoderLayer(
+            query=lambda rows, rotated: heads(attention.q_proj, rows, rotated),
+            key=lambda rotated: heads(attention.k_proj, slice(None), rotated),
         )
-        query, key = apply_rotary_pos_emb(query, key, cos, sin)
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # grouped queries share keys
-        weights = (query[0, :, rows] @ key[0].transpose(1, 2)).float() * attention.scaling
-        later = torch.arange(len(hidden), device=rows.device) > rows[:, None]
-        return weights.masked_fill(later, -torch.inf).softmax(-1)
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        """The language model's final norm of states [T, D]."""
+        return self.language_model.norm(hidden)
 
     def decode_text(self, ids: list[int]) -> str:
         """Words of generated ids, special tokens left out."""
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-class ClipText:
-    """CLIP's text tower and visual projection beside a vision tower, loaded on first need."""
+def _log_size(trimmed: Reduced, hidden: Tensor) -> Tensor:
+    """Additive attention bias [1, 1, 1, 1+N]: log of the patches each token speaks for; CLS is one."""
+    size = functional.pad(trimmed.size(), (1, 0), value=1.0)
+    return size.log().to(hidden)[None, None, None]
 
-    def __init__(self, folder: str, tower):
-        self.folder, self.tower, self.parts = str(Path(folder) / "clip"), tower, None
 
-    def relevance(self, text: str, features: Tensor) -> Tensor:
-        """Cosine [N] of the text and each of the patches `features` [N, D], post-normed and projected; raw sign."""
-        model, tokenizer, projection = self._load()
-        limit = model.config.max_position_embeddings
-        ids = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt").input_ids
-        words = model(input_ids=ids.to(features.device)).text_embeds.float()
-        patches = functional.linear(self.tower.post_layernorm(features).float(), projection)
-        return functional.cosine_similarity(words, patches, dim=-1)
-
-    def _load(self):
-        if self.parts is None:
-            device = self.tower.post_layernorm.weight.device
-            model = CLIPTextModelWithProjection.from_pretrained(self.folder, use_safetensors=True).to(device).eval()
-            with safe_open(Path(self.folder) / "model.safetensors", framework="pt") as weights:
-                projection = weights.get_tensor("visual_projection.weight").float().to(device)
-            self.parts = model, AutoTokenizer.from_pretrained(self.folder), projection
-        return self.parts
+def _tower_attention(block, hidden: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention weights [H, R, 1+N] of a tower layer's query rows, float32, recomputed for those rows only."""
+    attention, normed = block.self_attn, block.layer_norm1(hidden)[0]
+    query = attention.q_proj(normed[rows]).view(len(rows), attention.num_heads, -1).transpose(0, 1)
+    key = attention.k_proj(normed).view(len(normed), attention.num_heads, -1).permute(1, 2, 0)
+    logits = (query @ key).float() * attention.scale
+    return (logits if bias is None else logits + bias[0].float()).softmax(-1)
 
 
 def _refuse_other_layouts(config, name: str):

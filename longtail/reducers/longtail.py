@@ -5,7 +5,7 @@ import torch
 
 from ..reducer import Reducer, param, register
 from ..similarity import READINGS, long_tail
-from ..tokens import SIMILARITIES, Reduced
+from ..tokens import SIMILARITIES, Reduced, lowest
 
 
 @register
@@ -68,7 +68,7 @@ class LongTail(Reducer):
         position = torch.arange(prefill.prompt, device=prefill.hidden.device)
         settled = position < prefill.prompt - recent
         stay = torch.ones_like(settled)
-        stay[self._lowest(prefill.score, settled, position, surplus)] = False
+        stay[lowest(prefill.score, self._open(settled, position), position, surplus)] = False
         return stay.nonzero().flatten()
 
     def evict(self, cache):
@@ -77,7 +77,7 @@ class LongTail(Reducer):
         if not self.text_stage or surplus <= 0:
             return None
         settled = (cache.position >= 0) & ~cache.recent(recent)
-        return self._lowest(cache.score, settled, cache.position, surplus)
+        return cache.lowest(surplus, self._open(settled, cache.position))
 
     def slots(self, prompt, unpruned, new):
         budget = sum(self._budgets(prompt, unpruned)) + 1  # + 1: the newcomer is seen before one leaves
@@ -92,9 +92,6 @@ class LongTail(Reducer):
         length = prompt if self.budget_of == "prompt" else unpruned
         return max(floor(self.heavy * length), int(self.protect_first)), max(floor(self.recent * length), 1)
 
-    def _lowest(self, score, settled, position, count):
-        """The `count` settled entries of the lowest score; the oldest first where scores tie."""
-        if self.protect_first:
-            settled = settled & (position > 0)
-        age = position.argsort(stable=True)  # slots are not in order of arrival
-        return age[score.masked_fill(~settled, torch.inf)[age].argsort(stable=True)[:count]]
+    def _open(self, settled, position):
+        """The entries that may go: the settled ones, less the first where it is protected."""
+        return settled & (position > 0) if self.protect_first else settled

@@ -1,0 +1,72 @@
+"""CLIP's text tower and visual projection beside a vision tower: what text-guided methods read."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, CLIPModel, CLIPTextModelWithProjection
+
+# the checkpoint whose vision tower LLaVA-1.5 and 1.6 were built on: image size, patch size, width, layers
+CHECKPOINTS = {(336, 14, 1024, 24): "openai/clip-vit-large-patch14-336"}
+
+
+class ClipText:
+    """Loaded on first need, from the folder `clip` inside a model's folder or from the hub."""
+
+    def __init__(self, place: str, tower):
+        self.place, self.tower, self.parts = place, tower, None
+
+    @classmethod
+    def beside(cls, folder: str, tower) -> "ClipText | None":
+        """The text tower that belongs to a vision tower: bundled with the model, else a known checkpoint, else None."""
+        if (Path(folder) / "clip").is_dir():
+            return cls(str(Path(folder) / "clip"), tower)
+        shape = tower.config
+        known = CHECKPOINTS.get((shape.image_size, shape.patch_size, shape.hidden_size, shape.num_hidden_layers))
+        return known and cls(known, tower)
+
+    def relevance(self, text: str, features: Tensor) -> Tensor:
+        """Cosine [N] of the text and each of the patches `features` [N, D], post-normed and projected; raw sign.
+
+        A text longer than the tower reads is cut into pieces, and the mean of their cosines returned (CDPruner's way).
+        """
+        model, tokenizer, projection = self._load()
+        pieces = [torch.tensor([ids]) for ids in self._pieces(tokenizer, text, model.text_model)]
+        words = torch.cat([model.text_projection(model.text_model(ids.to(features.device))[1]) for ids in pieces])
+        patches = functional.linear(self.tower.post_layernorm(features).float(), projection)
+        return functional.cosine_similarity(words.float()[:, None], patches[None], dim=-1).mean(0)
+
+    def last_relevance(self, text: str, states: Tensor) -> Tensor:
+        """The same [N] as Recoverable's released code takes it: `states` [1+N, D] without the post norm, and the text
+        at its last padded position instead of its end."""
+        model, tokenizer, projection = self._load()
+        length = model.text_model.config.max_position_embeddings
+        ids = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+        last = model.text_model(ids.to(states.device))[0][:, -1]
+        patches = functional.linear(states[1:].float(), projection)
+        return functional.cosine_similarity(model.text_projection(last).float(), patches, dim=-1)
+
+    @staticmethod
+    def _pieces(tokenizer, text, text_model) -> list[list[int]]:
+        whole, empty = tokenizer(text).input_ids, tokenizer("").input_ids
+        room = text_model.config.max_position_embeddings - len(empty)
+        start, end = empty[:1], empty[1:]
+        words = whole[len(start) : len(whole) - len(end)]
+        return [[*start, *words[i : i + room], *end] for i in range(0, max(len(words), 1), room)]
+
+    def _load(self):
+        if self.parts is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.place)
+            if Path(self.place).is_dir():
+                model = CLIPTextModelWithProjection.from_pretrained(self.place, use_safetensors=True)
+                with safe_open(Path(self.place) / "model.safetensors", framework="pt") as weights:
+                    projection = weights.get_tensor("visual_projection.weight")
+            else:
+                model = CLIPModel.from_pretrained(self.place)
+                projection = model.visual_projection.weight
+                del model.vision_model
+            device = self.tower.post_layernorm.weight.device
+            self.parts = model.to(device).eval(), tokenizer, projection.detach().float().to(device)
+        return self.parts
