@@ -1,6 +1,7 @@
 """The command line: python -m longtail answer | compare | methods | evaluate | tiny."""
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -131,10 +132,17 @@ def _reducers(names: str, budget: int | None, settings: list[str]):
         if not name or not value or method not in given:
             raise ValueError(f"--set takes METHOD.NAME=VALUE with a method of --methods, got {setting!r}")
         given[method][name] = _value(method, name, value)
-    for method in given:
-        if budget is not None and "budget" in {p.name for p in make(method).parameters()}:
-            given[method]["budget"] = budget
-    return [make(method, **values) for method, values in given.items()]
+    return [_reducer(method, budget, values) for method, values in given.items()]
+
+
+def _reducer(method: str, budget: int | None, values: dict):
+    """A method at an equal budget, if one is asked for, with what was set on top."""
+    if budget is None:
+        return make(method, **values)
+    if budget < 1:
+        raise ValueError(f"--budget must be at least 1, got {budget}")
+    make(method)
+    return make(method, **(dataclasses.asdict(REDUCERS[method].at(budget)) | values))
 
 
 def _value(method: str, name: str, text: str):
@@ -182,9 +190,16 @@ def _print(rows: list[dict]):
     for row in rows:
         print(f"{row['name']}: {row['sentence']}\n  acts at {', '.join(row['acts']) or 'no moment'}; {row['paper']}")
         for p in row["parameters"]:
-            span = " | ".join(p["choices"]) or ("yes or no" if p["low"] is None else f"{p['low']:g} to {p['high']:g}")
-            print(f"  {_flag(p['name'])} {p['default']}  ({span}) {p['help']}")
+            print(f"  {_flag(p['name'])} {p['default']}  ({_span(p)}) {p['help']}")
         print()
+
+
+def _span(parameter: dict) -> str:
+    """What a parameter may be."""
+    if parameter["choices"]:
+        return " | ".join(parameter["choices"])
+    words = {"bool": "yes or no", "str": "text"}
+    return words.get(parameter["kind"]) or f"{parameter['low']:g} to {parameter['high']:g}"
 
 
 # ---- evaluate

@@ -27,7 +27,7 @@ class Decoder:
     cache: Cache | None = None
     entered: list[int] = field(default_factory=list)  # visual tokens entering each layer at prefill
     gone: list[Tensor] = field(default_factory=list)  # true positions dropped or evicted, oldest first
-    recycled: list = field(default_factory=list)  # [true position, that of the entry that speaks for it now]
+    recycled: dict[int, int] = field(default_factory=dict)  # true position -> that of the entry that speaks for it
     embeddings: Tensor | None = None  # [prompt, D] what entered layer 0
 
     def __post_init__(self):
@@ -132,15 +132,22 @@ class Decoder:
             going = None if len(going) == len(hidden) else Survivors(going)
         if going is None:
             return None
-        position, stays = ledger.position[: ledger.used], torch.zeros_like(ledger.position[: ledger.used])
-        stays[going.keep] = 1
-        if going.speaks is not None:
-            told = (stays == 0) & (going.speaks >= 0)
-            stands = position[going.keep][going.speaks.clamp_min(0)]
-            self.recycled += torch.stack([position, stands], dim=1)[told].tolist()
-            stays[told] = 1
-        self.gone.append(position[stays == 0])
+        position = ledger.position[: ledger.used]
+        stays = torch.zeros(len(position), dtype=torch.bool, device=position.device).index_fill(0, going.keep, True)
+        speaks = going.speaks if going.speaks is not None else torch.full_like(position, -1)
+        merged = ~stays & (speaks >= 0)
+        stands = position[going.keep][speaks.clamp_min(0)]
+        self.gone.append(position[~stays & ~merged])
+        self._retell(dict(torch.stack([position, stands], dim=1)[merged].tolist()))
         return going
+
+    def _retell(self, merged: dict[int, int]):
+        """Note what is now spoken for by which entry, and what was and went with its speaker."""
+        left = set(self.gone[-1].tolist())
+        lost = [position for position, speaker in self.recycled.items() if speaker in left]
+        self.gone.append(self.gone[-1].new_tensor(lost))
+        told = {position: merged.get(speaker, speaker) for position, speaker in self.recycled.items()}
+        self.recycled = {p: speaker for p, speaker in told.items() if p not in lost} | merged
 
     def _score_heads(self, index: int, here, clock):
         """Entries receive the attention of the prompt's queries, or of its last `window`, each head for itself."""
@@ -173,6 +180,7 @@ class Decoder:
             text=self._text(),
             embeddings=self.embeddings,
             span=self.span,
+            grid=self.model.grid,
             score=None if ledger.score is None else ledger.score[: ledger.used],
             this=here,
             last=last,

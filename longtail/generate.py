@@ -325,7 +325,7 @@ class _Run:
             reduced=self.reduced,
             visual_span=self.decoder.span if read else (0, 0),
             lost=self.decoder.lost() if read else (),
-            recycled=tuple(map(tuple, self.decoder.recycled)) if read else (),
+            recycled=tuple(sorted(self.decoder.recycled.items())) if read else (),
             first_logits=self.first_logits,
             finished=finished,
             seed=self.sampling.seed,

@@ -132,6 +132,10 @@ class Reducer:
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be true or false, {given}")
             return value
+        if parameter.kind is str:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be text, {given}")
+            return value
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, {given}")
         if parameter.kind is int and value != int(value):

@@ -160,6 +160,7 @@ class TowerView:
     read: Callable[[], TowerLayer]  # the layer's CLS query and keys, computed when asked for
     value: Callable[[], Tensor]  # the layer's values [1+N, D], heads concatenated
     attention: Callable[[Tensor], Tensor]  # rows [R] (0: CLS) -> the layer's attention weights [H, R, 1+N], float32
+    running: int  # layers that run, up to the one whose output LLaVA reads
     before: Reduced | None = None  # what became of the patches so far
 
     def entering(self, layer: int) -> bool:
@@ -173,8 +174,8 @@ class TowerView:
 
     @property
     def last(self) -> bool:
-        """Whether no layer runs after this one: the next one is the first that LLaVA does not read."""
-        return self.index == tower_layer(22, self.depth)
+        """Whether no layer that LLaVA reads runs after this one."""
+        return self.index == self.running - 1
 
     def size(self) -> Tensor:
         """How many patches each token [N] speaks for; 1 for one that speaks for none."""
@@ -223,6 +224,7 @@ class Prefill:
     text: int  # text tokens in it
     embeddings: Tensor  # [prompt, D] what entered layer 0
     span: tuple[int, int]  # where the visual tokens stood in it
+    grid: tuple[int, int]  # rows and columns of patches, of one view
     score: Tensor | None  # [T] what each entry has received of what the reducer scores with
     this: DecoderLayer  # the layer entered
     last: DecoderLayer | None  # the layer just run, over the same T entries
@@ -235,12 +237,21 @@ class Prefill:
     def entering(self, *layers: int) -> int | None:
         """Which of `layers`, counted as in a 32-layer language model, this is the door of; None for none of them.
 
-        Another depth answers with the layer at the same fraction, never the first, each later than the one before.
+        Another depth answers with the layer at the same fraction, never the first, each later than the one before;
+        where there are too few layers, the last door is that of the last of `layers`.
         """
-        doors = []
+        doors = [0]
         for layer in layers:
-            doors.append(max(layer * self.depth // 32, 1, *(door + 1 for door in doors[-1:])))
-        return doors.index(self.layer) if self.layer in doors else None
+            doors.append(min(max(layer * self.depth // 32, doors[-1] + 1), self.depth - 1))
+        here = [i for i, door in enumerate(doors[1:]) if door == self.layer]
+        return here[-1] if here else None
+
+    def best(self, score: Tensor, count: int) -> Tensor:
+        """Positions, ascending, of all text and of the `count` visual entries of highest `score` [T]; ties: first."""
+        visual = self.visual.nonzero().flatten()
+        stay = ~self.visual
+        stay[visual[score[visual].argsort(descending=True, stable=True)[:count]]] = True
+        return stay.nonzero().flatten()
 
     def newest(self) -> Tensor:
         """The last row [1], the token whose next one is to be predicted."""

@@ -40,6 +40,7 @@ class Llava:
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
+        self.feature_layer = model.config.vision_feature_layer % (len(self.tower.encoder.layers) + 1)  # reads its input
         self.heads = model.config.text_config.num_attention_heads  # query heads of a decoder layer
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
         self.clip = ClipText.beside(folder, self.tower)
@@ -122,7 +123,7 @@ class Llava:
     def _view(self, pixels, prompt, layers, trim, between, proportional):
         depth, captured, trimmed = len(self.tower.encoder.layers), {}, None
         hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixels))  # [1, 1+N, D]
-        stop = self.model.config.vision_feature_layer % (depth + 1)
+        stop = self.feature_layer
         last = max([stop, *(tower_layer(layer, depth) for layer in layers)])
         for i in range(last + 1):  # layer `last` may be read, it is never run
             captured |= {n: self._capture(i, hidden) for n in layers if tower_layer(n, depth) == i}
@@ -153,6 +154,7 @@ class Llava:
         view = TowerView(
             index=i,
             depth=len(self.tower.encoder.layers),
+            running=self.feature_layer,
             place=place,
             visual=VisualTokens(hidden[0, 1:], hidden[0, 0], self.grid),
             read=lambda: self._capture(i, read),
