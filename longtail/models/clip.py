@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, CLIPModel, CLIPTextModelWithProjection
+from transformers import AutoTokenizer, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection
 
 # the checkpoint whose vision tower LLaVA-1.5 and 1.6 were built on: image size, patch size, width, layers
 CHECKPOINTS = {(336, 14, 1024, 24): "openai/clip-vit-large-patch14-336"}
@@ -60,9 +60,10 @@ class ClipText:
         if self.parts is None:
             tokenizer = AutoTokenizer.from_pretrained(self.place)
             if Path(self.place).is_dir():
-                model = CLIPTextModelWithProjection.from_pretrained(self.place, use_safetensors=True)
-                with safe_open(Path(self.place) / "model.safetensors", framework="pt") as weights:
-                    projection = weights.get_tensor("visual_projection.weight")
+                weights = load_file(Path(self.place) / "model.safetensors")
+                config = CLIPTextConfig.from_pretrained(self.place)
+                projection = weights.pop("visual_projection.weight")
+                model = CLIPTextModelWithProjection.from_pretrained(None, config=config, state_dict=weights)
             else:
                 model = CLIPModel.from_pretrained(self.place)
                 projection = model.visual_projection.weight
