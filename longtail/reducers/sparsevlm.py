@@ -43,6 +43,8 @@ class SparseVLM(Reducer):
         if count >= len(here):
             return None
         score = rank(prefill.last, raters(prefill))
+        if not merged:
+            return Survivors(prefill.best(score, count), renumber=True)
         order = here[top(score[here], len(here))]
         kept, pool = order[:count].sort().values, order[count : count + int(0.3 * (len(here) - count)) + 1]
         centre, cluster = clusters(prefill.hidden[pool].float(), merged)
@@ -94,15 +96,16 @@ def clusters(states, count: int):
     """Density-peak clusters of states [P, D]: the centres [C] and the cluster of each [P]; the first wins a tie.
 
     Density: exp(-mean squared distance to the C nearest, itself included), distances over sqrt(D). A centre is dense
-    and far from anything denser.
+    and far from anything denser. In logarithms: the states of a language model may lie so far apart that exp gives 0.
     """
-    distance = torch.cdist(states, states) / states.shape[-1] ** 0.5
+    exact = "donot_use_mm_for_euclid_dist"  # by products, equal states would not lie at distance 0
+    distance = torch.cdist(states, states, compute_mode=exact) / states.shape[-1] ** 0.5
     count = min(count, len(states))
-    density = (-distance.topk(count, largest=False).values.square().mean(-1)).exp() if count else distance[0]
+    density = -distance.topk(count, largest=False).values.square().mean(-1)  # its logarithm
     place = torch.arange(len(states), device=states.device)
     denser = (density > density[:, None]) | ((density == density[:, None]) & (place < place[:, None]))
     parent = distance.masked_fill(~denser, torch.inf).amin(-1)
     parent = torch.where(denser.any(-1), parent, distance.max())
-    centre = top(parent * density, count)
-    cluster = distance[:, centre].argmin(-1) if count else place[:0]
-    return centre, cluster.index_copy(0, centre, torch.arange(count, device=centre.device)) if count else cluster
+    centre = top(parent.log() + density, count)
+    cluster = distance[:, centre].argmin(-1)
+    return centre, cluster.index_copy(0, centre, place[: len(centre)])
