@@ -1,4 +1,5 @@
-"""The main paper's mathematics: the long-tailed curve of CLS similarity, its knee, what alpha keeps, stage 2's scores.
+"""The main paper's mathematics: the long-tailed curve of CLS similarity, its knee, what alpha keeps, stage 2's scores;
+and what several other papers share: the best of a score, its outliers, cosines.
 
 Sparsity Meets Similarity, sections 3.2 and 3.3. Pure functions; float64 where an argmax decides.
 """
@@ -8,6 +9,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .tokens import Curve
 
@@ -58,6 +60,19 @@ def long_tail(similarity: Tensor, alpha: float, reading: str, budget: int = 0) -
 def top(score: Tensor, count: int) -> Tensor:
     """Indices of the `count` highest of `score` [n], highest first; the lower index first where scores tie."""
     return score.argsort(descending=True, stable=True)[:count]
+
+
+def above_fence(score: Tensor) -> int:
+    """How many of `score` [n] lie strictly above Q3 + 1.5 (Q3 - Q1), quartiles by linear interpolation."""
+    score = score.detach().to("cpu", torch.float32).numpy()  # the one host synchronisation
+    low, high = np.percentile(score, [25, 75])
+    return int((score > high + 1.5 * (high - low)).sum())
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Cosine of each vector [n, D] with each, float32 [n, n]; 0 for zero vectors."""
+    unit = functional.normalize(vectors.float(), dim=-1)
+    return unit @ unit.T
 
 
 def received(embeddings: Tensor) -> Tensor:

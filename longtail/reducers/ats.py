@@ -23,7 +23,7 @@ class ATS(Reducer):
     """
 
     paper = "https://arxiv.org/abs/2111.15667"
-    samples: int = param(288, 2, 577, 1, "points on the distribution, a ceiling of what stays")
+    samples: int = param(288, 3, 577, 1, "points on the distribution, a ceiling of what stays")
     first: int = param(6, 0, 22, 1, "first tower layer that samples, of 24")
     budget: int = param(0, 0, 576, 1, "visual tokens handed over, drawn at the first layer; 0: the points decide")
 
@@ -56,8 +56,8 @@ def sample(score, points: int):
 
 def exactly(score, budget: int):
     """The first draw of at least `budget` different indices, without the lowest scores that are too many."""
-    low, high = budget, budget + 1
-    while high < 2**20 and len(sample(score, high)) < budget:
+    low, high = max(budget, 2), max(budget + 1, 3)  # two points, the ends, are the fewest
+    while high < 2**14 and len(sample(score, high)) < budget:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ..reducer import Reducer, param, register
+from ..similarity import cosines
 from ..tokens import Reduced
-from .divprune import cosines
 
 
 @register
@@ -13,15 +13,14 @@ from .divprune import cosines
 class CDPruner(Reducer):
     """Keeps patches that fit the question and differ from each other, by a determinantal point process.
 
-    CDPruner. The kernel is r_i S_ij r_j: S the cosines of what the language model would read, r CLIP's
-    cosine of question and patch, scaled to (0, 1]. The greedy search for the most likely subset adds, one at a time,
-    the patch that multiplies the determinant most (by Cholesky updates). Raster order.
+    CDPruner. The kernel is r_i S_ij r_j: S the cosines of what the language model would read, r CLIP's cosine of
+    question and patch, scaled to (0, 1]. The greedy search for the most likely subset adds, one at a time, the patch
+    that multiplies the determinant most (by Cholesky updates). Raster order.
 
-    Sign: the paper keeps the patches most similar to the question; the released code negates the cosine (its issues 14,
-    19, 22), as CLIP's patches answer inversely; `released` is the default. Its relevance is a mean over pieces of 77
-    text tokens, here CLIP reads the first piece only. It divides by zero where all patches are equally relevant (here
-    the cosines alone decide then) and takes roots of negative numbers once the kernel is exhausted (here what is left
-    comes by relevance).
+    Sign: the paper keeps the patches most similar to the question; the released code negates the cosine (its issues
+    14, 19, 22), as CLIP's patches answer inversely; `released` is the default. It divides by zero where all patches
+    are equally relevant (here the cosines alone decide then) and takes roots of negative numbers once the kernel is
+    exhausted (here what is left comes by relevance).
     """
 
     paper = "https://arxiv.org/abs/2506.10967"

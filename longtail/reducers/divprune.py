@@ -2,10 +2,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from ..reducer import Reducer, param, register
+from ..similarity import cosines
 from ..tokens import Reduced
 
 
@@ -30,12 +29,6 @@ class DivPrune(Reducer):
         similarity = cosines(visual.project(visual.features))
         distance = 1 - (similarity.half() if self.precision == "half" else similarity)
         return Reduced.select(visual, torch.from_numpy(farthest(distance.detach().float().cpu().numpy(), self.budget)))
-
-
-def cosines(vectors: Tensor) -> Tensor:
-    """Cosine of each vector [n, D] with each, float32 [n, n]; 0 for zero vectors."""
-    unit = functional.normalize(vectors.float(), dim=-1)
-    return unit @ unit.T
 
 
 def farthest(distance: np.ndarray, count: int) -> np.ndarray:

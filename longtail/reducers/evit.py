@@ -37,7 +37,7 @@ class EViT(Reducer):
             return None
         order = top(score, len(score))
         keep, out = order[:count].sort().values, order[count:]
-        weight = score[out] if self.variant == "released" else score[out] / score[out].sum()
+        weight = score[out] if self.variant == "released" else score[out] / score[out].sum().clamp_min(1e-30)
         fused = weight @ states[out].float()
         source = torch.full_like(order, count).index_copy(0, keep, torch.arange(count, device=keep.device))
         features = torch.cat([states[keep], fused[None].to(states)])

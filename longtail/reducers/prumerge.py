@@ -5,9 +5,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..reducer import Reducer, param, register
-from ..similarity import top
+from ..similarity import above_fence, top
 from ..tokens import Reduced, VisualTokens
-from .trim import above_fence
 
 NEIGHBOURS = 32
 
@@ -77,9 +76,9 @@ def merge(
 ) -> tuple[Tensor, Tensor]:
     """Each of the m `centres` merges the 32 others of the highest `affinity` [m, N]; the extra token comes last.
 
-    Tokens [m+1, D]: one matrix times `features` [N, D], its weights the `attention` [N] of what is merged and `own` for
-    a centre itself. Source [N]: the token that speaks for each of the N; m where no centre merged it. Only those
-    `among` [N], if given, are merged.
+    Tokens [m+1, D]: sums of `features` [N, D], weighted by the `attention` [N] of what is merged and by `own` for a
+    centre itself; of few terms, so they are gathered, not multiplied by a matrix of zeros. Source [N]: the token that
+    speaks for each of the N; m where no centre merged it. Only those `among` [N], if given, are merged.
     """
     m, n = affinity.shape
     rows, rest = torch.arange(m, device=centres.device), torch.ones_like(attention, dtype=torch.bool)
@@ -88,12 +87,14 @@ def merge(
         affinity, rest = affinity.masked_fill(~among, -torch.inf), among.clone()
     near = nearest(affinity, NEIGHBOURS)
     rest[centres] = False
-    mix = attention * torch.cat([near, rest[None]])
-    mix[rows, centres] = own
+    weight, pick = (attention * near).topk(min(NEIGHBOURS, n), dim=1)  # where fewer merge, the others weigh nothing
+    states = features.float()
+    merged = functional.embedding_bag(pick, states, mode="sum", per_sample_weights=weight) + own * states[centres]
+    extra = (attention * rest)[None] @ states
     unmerged = affinity.new_full((1, n), torch.finfo(affinity.dtype).min)
     source = torch.cat([affinity.masked_fill(~near, -torch.inf), unmerged]).argmax(0)
     source[centres] = rows
-    return (mix @ features.float()).to(features.dtype), source
+    return torch.cat([merged, extra]).to(features.dtype), source
 
 
 def nearest(affinity: Tensor, count: int) -> Tensor:

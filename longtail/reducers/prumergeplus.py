@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 from ..reducer import Reducer, param, register
-from ..similarity import top
+from ..similarity import above_fence, top
 from ..tokens import Reduced, VisualTokens
 from .prumerge import cosine, gathered, merge, others
-from .trim import above_fence
 
 
 @register

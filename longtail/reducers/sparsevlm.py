@@ -22,8 +22,8 @@ class SparseVLM(Reducer):
     into a tenth as many clusters (density peaks) and their means go on behind the kept; positions are numbered anew.
 
     The paper's rank-based count (eq. 7, 8) is not in the released code: lists of counts are, `setting` names them.
-    Their name is the mean over layer outputs without what is recycled; `tokens.layer_mean` has the true count entering
-    layers, e.g. 206.5 for 192. The released code breaks density ties by noise, here the first token wins. A budget is
+    Their name is the mean over layer outputs, what is recycled included; `tokens.layer_mean` is that over layer inputs,
+    206.5 for 192. The released code breaks density ties by noise, here the first token wins. A budget is
     what the last stage leaves, recycled tokens counted, by three steps of equal ratio.
     """
 

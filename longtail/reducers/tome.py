@@ -84,7 +84,9 @@ def match(metric, r: int):
 
 def average(x, size, step):
     """Means [M, D] of the tokens x [N, D] that each new token speaks for, weighted by `size` [N]."""
-    source = step[1].to(x.device)
-    weight = x.new_zeros(len(step[0]), dtype=torch.float32).index_add(0, source, size)
-    total = torch.zeros(len(step[0]), x.shape[1], device=x.device).index_add(0, source, x.float() * size[:, None])
-    return (total / weight[:, None]).to(x.dtype)
+    source, count = step[1].to(x.device), len(step[0])
+    share = size / size.new_zeros(count).index_add(0, source, size)[source]
+    order = source.argsort(stable=True)  # the members of each new token one after another
+    first = torch.searchsorted(source[order], torch.arange(count, device=x.device))
+    mean = functional.embedding_bag(order, x.float(), first, mode="sum", per_sample_weights=share[order])
+    return mean.to(x.dtype)

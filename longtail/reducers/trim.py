@@ -1,11 +1,9 @@
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..reducer import Reducer, param, register
-from ..similarity import top
+from ..similarity import above_fence, top
 from ..tokens import Reduced
 
 
@@ -38,10 +36,3 @@ class TRIM(Reducer):
         source[keep] = torch.arange(count, device=device)
         features = torch.cat([visual.features[keep], mean])
         return Reduced.merging(features, torch.cat([keep, keep.new_tensor([-1])]), source)
-
-
-def above_fence(score: Tensor) -> int:
-    """How many of `score` [n] lie strictly above Q3 + 1.5 (Q3 - Q1), quartiles by linear interpolation."""
-    score = score.detach().to("cpu", torch.float32).numpy()  # the one host synchronisation
-    low, high = np.percentile(score, [25, 75])
-    return int((score > high + 1.5 * (high - low)).sum())

@@ -3,9 +3,8 @@ from dataclasses import dataclass
 import torch
 
 from ..reducer import Reducer, param, register
-from ..similarity import top
+from ..similarity import cosines, top
 from ..tokens import Reduced
-from .divprune import cosines
 from .fastervlm import most_attended
 
 ROUND = 8  # at most as many patches leave at a time
