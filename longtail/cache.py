@@ -113,12 +113,16 @@ class HeadLedger:
         gone = self.position[:, None, : self.used] < 0
         self.score[:, : self.used] += logits.masked_fill(gone, -torch.inf).softmax(-1).mean(1)
 
-    def give_up(self, slots: Tensor) -> Tensor:
-        """Free these slots [H_kv, E]; returns the true positions that no head holds any more."""
-        leaving = self.position.gather(1, slots).unique()
+    def give_up(self, slots: Tensor):
+        """Free these slots [H_kv, E]."""
         self.position.scatter_(1, slots, -1)
         self.free += slots.shape[1]
-        return leaving[~torch.isin(leaving, self.position)]
+
+    def lost(self) -> Tensor:
+        """True positions, ascending, that no head holds any more."""
+        held = torch.zeros(self.seen + 1, dtype=torch.bool, device=self.position.device)
+        held[self.position[:, : self.used].flatten()] = True  # -1, where a slot is free, falls on the last, unread one
+        return (~held[: self.seen]).nonzero().flatten()
 
     def pack(self, spare: int) -> Tensor:
         """Move the live entries of each head to the first slots, with `spare` behind; returns where they lay."""

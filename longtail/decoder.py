@@ -108,6 +108,9 @@ class Decoder:
 
     def lost(self) -> tuple[int, ...]:
         """True positions that were dropped or evicted, in the order they went."""
+        if self.per_head:  # noted when asked for: a position is lost once no head of the last layer holds it
+            lost = self.ledgers[-1].lost()
+            self.gone.append(lost[~torch.isin(lost, torch.cat([lost[:0], *self.gone]))])
         return tuple(torch.cat(self.gone).tolist()) if self.gone else ()
 
     def _evict(self):
@@ -117,7 +120,7 @@ class Decoder:
             slots = self.reducer.evict(self._cache_view(ledger))
             if slots is not None and slots.numel():
                 positions = ledger.give_up(slots)
-                if ledger is self.ledgers[-1]:
+                if not self.per_head:
                     self.gone.append(positions)
 
     def _distinct(self) -> list[Ledger]:

@@ -296,6 +296,10 @@ class CacheView:
 
 def lowest(score: Tensor, settled: Tensor, position: Tensor, count: int) -> Tensor:
     """Indices [..., count] of the lowest `score` [..., S] where `settled`; the earliest `position` first in a tie."""
+    if count == 1:  # of each step of decoding: no need to sort
+        score = score.masked_fill(~settled, torch.inf)
+        tied = (score == score.amin(-1, keepdim=True)) & settled
+        return position.masked_fill(~tied, torch.iinfo(position.dtype).max).argmin(-1, keepdim=True)
     age = position.argsort(dim=-1, stable=True)  # slots are not in order of arrival
     aged = score.masked_fill(~settled, torch.inf).gather(-1, age)
     return age.gather(-1, aged.argsort(dim=-1, stable=True)[..., :count])
