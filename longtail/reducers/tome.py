@@ -42,7 +42,8 @@ class ToMe(Reducer):
         keep, source = tokens, tokens
         while len(states) > max(wanted, 1):
             step = match(metric, min(len(states) - wanted, len(states) // 2))
-            states, metric = (average(x, here, step) for x in (states, metric))
+            states = average(states, here, step)
+            metric = average(metric, here, step) if len(states) > max(wanted, 1) else metric
             here = here.new_zeros(len(states)).index_add(0, step[1].to(here.device), here)
             keep, source = keep[step[0]], step[1][source]
         if tower.last and self.order == "raster":
