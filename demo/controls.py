@@ -38,7 +38,7 @@ def show(name: str, settings: Settings | None, store: gr.JSON) -> dict[str, gr.c
 
 
 def control(parameter: Parameter, value, limits: tuple[float, float] | None):
-    """The component for one parameter: a choice, a switch, a slider, or a number field where a slider is too coarse."""
+    """The component for one parameter: a choice, switch, text, slider, or a number where a slider is too coarse."""
     info = parameter.help.replace("*", "∗")  # Gradio reads Markdown there, and i* is no emphasis
     look = {"label": parameter.name.replace("_", " "), "info": info, "value": value, "interactive": True}
     if parameter.choices:
@@ -46,6 +46,8 @@ def control(parameter: Parameter, value, limits: tuple[float, float] | None):
         return (gr.Radio if few else gr.Dropdown)(list(parameter.choices), **look)
     if parameter.kind is bool:
         return gr.Checkbox(**look)
+    if parameter.kind is str:
+        return gr.Textbox(**look)
     low, high = limits
     if (high - low) / (parameter.step or 1) > LONGEST_SLIDER:
         return gr.Number(precision=0 if parameter.kind is int else None, **look)

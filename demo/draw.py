@@ -10,22 +10,35 @@ from longtail import Reduced
 SIDE = 672  # pixels a picture aims at; a patch gets a whole number of them
 FADED = (226, 224, 219)  # what dropped patches fade to
 EDGE = (184, 67, 26)  # outline of what is kept
+RECOVERED = (22, 110, 140)  # outline of what was dropped first and taken back
 MARK = (20, 20, 20)  # cross of what was kept first and given up later
 
 
-def patch_states(reduced: Reduced, lost: Iterable[int] = ()) -> np.ndarray:
-    """What became of each patch [N]: its role, or `evicted` where the token that spoke for it was lost later."""
-    gone = np.isin(reduced.source.numpy(), list(lost)) & (reduced.source.numpy() >= 0)
-    return np.where(gone, "evicted", reduced.role)
+def patch_states(reduced: Reduced, lost: Iterable[int] = (), recycled: Iterable[int] = ()) -> np.ndarray:
+    """What became of each patch [N]: its role; `evicted` where the token that spoke for it was lost later, `merged`
+    where the language model made that token part of another."""
+    states = reduced.role.astype("<U9")
+    for tokens, state in ((recycled, "merged"), (lost, "evicted")):
+        states[np.isin(reduced.source.numpy(), list(tokens))] = state
+    return states
 
 
-def lost_tokens(lost: Iterable[int], span: tuple[int, int]) -> list[int]:
-    """Which visual tokens stood at the true positions `lost`, where the visual tokens stood at `span` of the prompt."""
-    return [position - span[0] for position in lost if span[0] <= position < span[1]]
+def given_up(lost: Iterable[int], recycled: Iterable[tuple[int, int]], span: tuple[int, int]) -> tuple[list, list]:
+    """Which visual tokens the language model lost and which it merged, from true positions as an answer has them.
+
+    `span`: where the visual tokens stood in the prompt. What was merged is lost with what speaks for it.
+    """
+    lost = set(lost)
+    for position, speaker in reversed(list(recycled)):
+        if speaker in lost:
+            lost.add(position)
+    merged = {position for position, _ in recycled} - lost
+    return tuple(sorted(p - span[0] for p in some if span[0] <= p < span[1]) for some in (lost, merged))
 
 
 def masked(crop: Image.Image, grid: tuple[int, int], states: np.ndarray) -> Image.Image:
-    """The crop: kept patches clear and outlined, merged ones half faded, dropped ones grey, evicted ones crossed."""
+    """The crop: kept patches clear and outlined, recovered ones in a colour of their own, merged ones half faded,
+    dropped ones grey, evicted ones crossed."""
     patch, states = _patch_side(grid[1]), states.reshape(grid)
     picture = enlarged(crop, grid)
     for faded, colour, share in (
@@ -37,7 +50,8 @@ def masked(crop: Image.Image, grid: tuple[int, int], states: np.ndarray) -> Imag
         mask = Image.fromarray(faded.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
         picture.paste(veil, mask=mask)
     pen = ImageDraw.Draw(picture)
-    _outline(pen, states != "dropped", patch)
+    _outline(pen, np.isin(states, ("kept", "recovered", "evicted")), patch, EDGE)
+    _outline(pen, states == "recovered", patch, RECOVERED)
     for row, column in np.argwhere(states == "evicted"):
         _cross(pen, row * patch, column * patch, patch)
     return picture
@@ -65,14 +79,14 @@ def _patch_side(columns: int) -> int:
     return max(SIDE // columns, 4)
 
 
-def _outline(pen: ImageDraw.ImageDraw, inside: np.ndarray, patch: int):
+def _outline(pen: ImageDraw.ImageDraw, inside: np.ndarray, patch: int, colour: tuple[int, int, int]):
     """A line along every border between a patch inside and one outside; none along the picture's own edge."""
     for row, column in np.argwhere(inside[:, 1:] != inside[:, :-1]):
         x = (column + 1) * patch
-        pen.line([(x, row * patch), (x, (row + 1) * patch)], fill=EDGE, width=2)
+        pen.line([(x, row * patch), (x, (row + 1) * patch)], fill=colour, width=2)
     for row, column in np.argwhere(inside[1:] != inside[:-1]):
         y = (row + 1) * patch
-        pen.line([(column * patch, y), ((column + 1) * patch, y)], fill=EDGE, width=2)
+        pen.line([(column * patch, y), ((column + 1) * patch, y)], fill=colour, width=2)
 
 
 def _cross(pen: ImageDraw.ImageDraw, top: int, left: int, patch: int):

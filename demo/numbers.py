@@ -5,7 +5,7 @@ from html import escape
 from longtail import Answer
 
 ROWS = (
-    *("Prompt", "Generated", "KV entries", "KV cache", "Given up later"),
+    *("Prompt", "Entering a layer", "Generated", "KV entries", "KV cache", "Given up later"),
     *("Time to first token", "Time per token", "Total"),
 )
 PHASES = ("preprocess", "vision", "method", "prefill", "decode")
@@ -16,6 +16,7 @@ MARKS = {
     "evicted": "given up later",
     "dropped": "dropped",
 }
+LONGEST_VALUE = 32  # characters of a parameter in a column's heading
 ENDINGS = {
     "length": "cut off at the limit of new tokens",
     "time": "cut off at the time limit",
@@ -40,9 +41,10 @@ def phases(answer: Answer) -> dict[str, float]:
 
 
 def given_up(answer: Answer) -> tuple[int, int]:
-    """KV entries the language model dropped or evicted, and how many of them were visual."""
+    """KV entries the language model dropped, merged or evicted, and how many of them were visual."""
     first, after = answer.visual_span
-    return len(answer.lost), sum(first <= position < after for position in answer.lost)
+    gone = {*answer.lost, *(position for position, _ in answer.recycled)}
+    return len(gone), sum(first <= position < after for position in gone)
 
 
 def heading(answer: Answer) -> str:
@@ -91,6 +93,7 @@ def _counts(answer: Answer) -> dict[str, str]:
     lost, visual = given_up(answer)
     values = (
         f"{t.prompt:,} tokens",
+        f"{t.layer_mean:,.0f} visual",
         f"{t.generated:,} tokens",
         f"{t.kv_entries:,.0f} a layer",
         size(t.kv_bytes),
@@ -127,4 +130,5 @@ def _bar(phases: dict[str, float], longest: float) -> str:
 def _plain(value) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

@@ -194,6 +194,7 @@ def _column(page: gr.Blocks, llava, index: int, scenes: list[Example]) -> Column
         parts = {
             "by": gr.HTML(start["by"], html_template=TEXT, elem_classes="by", js_on_load=None),
             "answer": gr.HTML(start["answer"], html_template=TEXT, elem_classes="answer", js_on_load=words.LIVE),
+            "refusal": gr.HTML(start["refusal"], html_template=TEXT, elem_classes="refusal", js_on_load=words.ALERT),
             "picture": gr.Image(
                 start["picture"],
                 label=f"Patches, method {index + 1}",

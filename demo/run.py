@@ -105,6 +105,8 @@ def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], ob
 
 def compare(stop: threading.Event, llava, asked: Asked) -> Iterator[Parts]:
     """Ask every column's reducer in turn; yields what changed on the page."""
+    with torch.inference_mode():
+        llava.prompt(asked.image, asked.question)  # what no method could answer is refused here, once
     crop = llava.crop(asked.image)
     start = {CONDITIONS: SIDE_BY_SIDE}
     for column in asked.columns:
@@ -113,13 +115,36 @@ def compare(stop: threading.Event, llava, asked: Asked) -> Iterator[Parts]:
     done: dict[int, Answer] = {}
     for place, (column, reducer) in enumerate(asked.columns.items(), 1):
         yield said(f"{type(reducer).__name__} is answering, {place} of {len(asked.columns)} …")
-        for parts, answer in _column(stop, llava, asked, column, crop):
-            yield parts | _numbers(done | {column: answer})
+        try:
+            for parts, answer in _column(stop, llava, asked, column, crop):
+                yield parts | _numbers(done | {column: answer})
+        except ValueError as error:  # this method's own: the others still answer
+            yield _refused(column, reducer, error)
+            continue
         done[column] = answer
         if answer.finished == "stopped":
             return
-    yield said("Done. Change anything and run again.") | {
-        CONDITIONS: numbers.conditions(list(done.values()), asked.max_new_tokens, asked.temperature, asked.seed)
+    yield _ending(asked, list(done.values()))
+
+
+def _ending(asked: Asked, answers: list[Answer]) -> Parts:
+    """What is said when every column had its turn."""
+    refused = len(asked.columns) - len(answers)
+    words = "Done. Change anything and run again."
+    if refused:
+        words = f"Done, but {refused} of {len(asked.columns)} could not run: the column says why."
+    if not answers:
+        return said(words)
+    return said(words) | {CONDITIONS: numbers.conditions(answers, asked.max_new_tokens, asked.temperature, asked.seed)}
+
+
+def _refused(column: int, reducer: Reducer, error: ValueError) -> Parts:
+    """A column whose method cannot run here, and why."""
+    return {
+        (column, "by"): f"{type(reducer).__name__} · could not run",
+        (column, "answer"): "",
+        (column, "refusal"): trouble(error)[TROUBLE],
+        (column, "no_curve"): "",
     }
 
 
@@ -129,6 +154,7 @@ def blank(column: int, crop: Image.Image | None, grid: tuple[int, int]) -> Parts
     return {
         (column, "by"): "answer",
         (column, "answer"): "",
+        (column, "refusal"): "",
         (column, "picture"): crop and draw.gridded(crop, grid),
         (column, "legend"): f"What the model sees, in {patches} patches." if crop else "",
         (column, "numbers"): numbers.table(None),
@@ -188,8 +214,8 @@ def _column(stop, llava, asked: Asked, column: int, crop: Image.Image) -> Iterat
 def _picture(column: int, answer: Answer, crop: Image.Image) -> Parts:
     if not answer.reduced:  # halted before the tower was through
         return {}
-    states = draw.patch_states(answer.reduced[0], draw.lost_tokens(answer.lost, answer.visual_span))
-    grid = answer.visual[0].grid
+    later = draw.given_up(answer.lost, answer.recycled, answer.visual_span)
+    states, grid = draw.patch_states(answer.reduced[0], *later), answer.visual[0].grid
     return {(column, "picture"): draw.masked(crop, grid, states), (column, "legend"): numbers.legend(states)}
 
 

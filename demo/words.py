@@ -14,9 +14,10 @@ ALERT = "element.setAttribute('role', 'alert');"
 
 FOOTER = """<footer>
 <section><h2>Reading a column</h2><p>The picture is the square that the model itself sees. Patches it still reads are
-clear and outlined; dropped ones are grey; a cross marks a patch whose entry left the KV cache later, while the answer
-was written. The curve sorts the patches by their similarity to CLS: the dashed line is the knee i*, between head and
-tail; the solid one is the cut; the dotted curve is the objective f, whose maximum is the knee.</p></section>
+clear and outlined, in blue where a method took them back; half-faded ones were merged into others; dropped ones are
+grey; a cross marks a patch that the language model gave up itself, between two layers or later from its KV cache. The
+curve sorts the patches by their similarity to CLS: the dashed line is the knee i*, between head and tail; the solid one
+is the cut; the dotted curve is the objective f, whose maximum is the knee.</p></section>
 <section><h2>How the numbers are taken</h2><p>Each method runs alone, the whole way from pixels to the last word, on the
 engine that the command line and the library use. Time to first token covers preprocessing, vision tower, method and
 prefill; time per token is the median of the later ones. Drawing this page is not in it. One run is one run: read times

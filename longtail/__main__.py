@@ -1,7 +1,6 @@
-"""The command line: python -m longtail answer | compare | methods | evaluate | tiny."""
+"""The command line: python -m longtail answer | compare | methods | bench | evaluate | tiny."""
 
 import argparse
-import dataclasses
 import json
 import sys
 
@@ -9,9 +8,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
 from . import answer as ask
-from . import evaluate, load, make, open_image
+from . import bench, evaluate, load, make, open_image, races
 from .export import measure, write
-from .reducer import REDUCERS
+from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
 
 EPILOG = "Exit status: 0 fine, 2 what was given is wrong (one line says what), 1 anything else."
@@ -52,6 +51,7 @@ def parser(argv: list[str]) -> Parser:
     _add_answer(commands, argv)
     _add_compare(commands)
     _add_methods(commands)
+    _add_bench(commands)
     _add_evaluate(commands)
     tiny_cli.add_to(commands)
     return top
@@ -123,7 +123,7 @@ def compare(arguments):
 
 def _reducers(names: str, budget: int | None, settings: list[str]):
     """The reducers that names, an equal budget and METHOD.NAME=VALUE settings ask for."""
-    given: dict[str, dict] = {name.strip(): {} for name in names.split(",") if name.strip()}
+    given = {name.strip(): name.strip() for name in names.split(",") if name.strip()}
     if not given:
         raise ValueError(f"--methods names no method: choose from {', '.join(REDUCERS)}")
     for setting in settings:
@@ -131,29 +131,10 @@ def _reducers(names: str, budget: int | None, settings: list[str]):
         method, _, name = left.partition(".")
         if not name or not value or method not in given:
             raise ValueError(f"--set takes METHOD.NAME=VALUE with a method of --methods, got {setting!r}")
-        given[method][name] = _value(method, name, value)
-    return [_reducer(method, budget, values) for method, values in given.items()]
-
-
-def _reducer(method: str, budget: int | None, values: dict):
-    """A method at an equal budget, if one is asked for, with what was set on top."""
-    if budget is None:
-        return make(method, **values)
-    if budget < 1:
-        raise ValueError(f"--budget must be at least 1, got {budget}")
-    make(method)
-    return make(method, **(dataclasses.asdict(REDUCERS[method].at(budget)) | values))
-
-
-def _value(method: str, name: str, text: str):
-    """A parameter's value from its text; the range is checked where it is declared."""
-    kind = {p.name: p.kind for p in make(method).parameters()}.get(name, str)
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ValueError(f"{method}.{name} must be a number, got {text!r}") from error
+        given[method] += f":{name}={value}"
+    if budget is not None and not 1 <= budget <= 576:
+        raise ValueError(f"--budget must be between 1 and 576, got {budget}")
+    return [parse(text, budget) for text in given.values()]
 
 
 # ---- methods
@@ -200,6 +181,17 @@ def _span(parameter: dict) -> str:
         return " | ".join(parameter["choices"])
     words = {"bool": "yes or no", "str": "text"}
     return words.get(parameter["kind"]) or f"{parameter['low']:g} to {parameter['high']:g}"
+
+
+# ---- bench
+
+
+def _add_bench(commands):
+    command = commands.add_parser("bench", help="measured time")
+    kinds = command.add_subparsers(dest="kind", required=True, parser_class=Parser)
+    selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
+    bench.add_flags(selectors)
+    selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
 
 
 # ---- evaluate

@@ -156,3 +156,22 @@ def make(name: str, **values) -> Reducer:
         if given not in known:
             raise ValueError(f"{name} has no parameter {given!r}: it has {', '.join(known) or 'none'}")
     return REDUCERS[name](**values)
+
+
+def value_of(method: str, name: str, text: str):
+    """A parameter's value from its text, for `make`, which checks it. Raises ValueError where no number can be read."""
+    kind = {p.name: p.kind for p in make(method).parameters()}.get(name, str)
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{method}.{name} must be a number, got {text!r}") from error
+
+
+def parse(text: str, budget: int | None = None) -> Reducer:
+    """The reducer that `NAME` or `NAME:parameter=value:...` names, at a budget if one is given. Raises ValueError."""
+    name, *settings = text.split(":")
+    values = {key: value_of(name, key, value) for key, _, value in (setting.partition("=") for setting in settings)}
+    reducer = make(name, **values)
+    return reducer if budget is None else dataclasses.replace(REDUCERS[name].at(budget), **values)

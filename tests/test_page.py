@@ -6,6 +6,7 @@
 import asyncio
 import io
 import json
+import re
 import shutil
 import sys
 import threading
@@ -68,6 +69,19 @@ def test_a_new_method_needs_no_edit(monkeypatch, llava, scenes):
     assert controls.chosen("Halve", {"Halve": {"phase": 1}}) == Halve(phase=1)
 
 
+def test_a_text_is_a_text_field(monkeypatch):
+    @dataclass(frozen=True)
+    class Written(Reducer):
+        """Keeps what is written."""
+
+        patches: str = param("0-3", help="which")
+
+    monkeypatch.setitem(REDUCERS, "Written", Written)
+    with gr.Blocks():
+        field = controls.show("Written", {"Written": {"patches": "1, 2"}}, gr.JSON())["patches"]
+    assert isinstance(field, gr.Textbox) and (field.value, field.label, field.info) == ("1, 2", "patches", "which")
+
+
 def test_settings_belong_to_their_method():
     settings = {"LongTail": {"alpha": 0.5}, "Random": {"budget": 7}}
     assert controls.chosen("LongTail", settings) == LongTail(alpha=0.5)
@@ -104,7 +118,9 @@ def reduced():
 def test_states_follow_the_source(reduced):
     assert draw.patch_states(reduced).tolist() == ["kept", "kept", "merged", "dropped"]
     assert draw.patch_states(reduced, [1]).tolist() == ["kept", "evicted", "evicted", "dropped"]
-    assert draw.lost_tokens((3, 0, 6, 5, 7), (5, 7)) == [1, 0]
+    assert draw.patch_states(reduced, [1], [0]).tolist() == ["merged", "evicted", "evicted", "dropped"]
+    assert draw.given_up((3, 0, 6, 5, 7), (), (5, 7)) == ([0, 1], [])
+    assert draw.given_up((9,), ((5, 6), (6, 9), (7, 8)), (5, 9)) == ([0, 1], [2]), "lost with what spoke for them"
 
 
 def test_masked_picture(reduced):
@@ -120,6 +136,27 @@ def test_masked_picture(reduced):
     assert (evicted != kept).any() and (evicted != dropped).any()
     assert tuple(picture[side // 2, side + side // 2]) == draw.MARK, "an evicted patch is crossed, not only tinted"
     assert tuple(picture[side + side // 2, side]) == draw.EDGE, "what is kept is outlined"
+
+
+def test_tokens_that_speak_for_others():
+    """Patch 0 is kept, 1 recovered, 2 merged into a token that stands on no patch, 3 dropped."""
+    role = np.array(["kept", "recovered", "merged", "dropped"])
+    keep, source = torch.tensor([0, 1, -1]), torch.tensor([0, 1, 2, -1])
+    reduced = longtail.Reduced(torch.zeros(3, 1), keep, source, role)
+    states = draw.patch_states(reduced)
+    assert states.tolist() == role.tolist()
+    assert draw.patch_states(reduced, [2]).tolist() == ["kept", "recovered", "evicted", "dropped"]
+    crop = Image.new("RGB", (32, 32), (200, 30, 90))
+    picture = np.asarray(draw.masked(crop, (2, 2), states))
+    side = len(picture) // 2
+    kept, recovered, merged = (picture[y, x].tolist() for y, x in ((9, 9), (9, side + 9), (side + 9, 9)))
+    assert kept == recovered == [200, 30, 90]
+    assert kept[1] < merged[1] < merged[0] - 50, "a merged patch is faded and keeps its colour"
+    assert tuple(picture[side, side // 2]) == draw.EDGE, "a line parts what is kept from what was merged"
+    assert tuple(picture[side // 2, side]) == tuple(picture[side, side + side // 2]) == draw.RECOVERED
+    assert tuple(picture[side + side // 2, side]) not in (draw.EDGE, draw.RECOVERED), "what is not kept has no outline"
+    legend = numbers.legend(states)
+    assert all(f"{state} 1<" in legend for state in ("kept", "recovered", "merged", "dropped"))
 
 
 def test_nothing_dropped_is_the_crop_itself():
@@ -178,9 +215,9 @@ def test_size(value, text):
 # ---- a comparison as it happens
 
 
-def asked(picture, reducers, **options):
+def asked(picture, reducers, question="What is it?", **options):
     given = {"max_new_tokens": 5, "temperature": 0.0, "seed": 0, "time_limit": 60} | options
-    return run.Asked(picture, "What is it?", dict(enumerate(reducers)), **given)
+    return run.Asked(picture, question, dict(enumerate(reducers)), **given)
 
 
 def final(updates) -> dict:
@@ -201,6 +238,60 @@ def test_compare_fills_every_column(llava, picture):
     assert shown[0, "curve"] is None and "no similarity curve" in shown[0, "no_curve"]
     assert shown[1, "curve"].data
     assert "n = 1" in shown[run.CONDITIONS] and shown[run.MESSAGE].startswith("Done")
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_every_method_has_its_column(llava, picture, name):
+    """It is drawn, patch by patch, or says what it lacks."""
+    shown = final(run.compare(threading.Event(), llava, asked(picture, [longtail.make(name)])))
+    if shown[0, "refusal"]:
+        assert "no CLIP text tower" in shown[0, "refusal"] and shown[0, "by"] == f"{name} · could not run"
+        return
+    assert shown[0, "by"].startswith(name) and shown[0, "picture"].size == (672, 672)
+    assert sum(int(count) for count in re.findall(r" (\d+)</span>", shown[0, "legend"])) == 36
+    assert shown[0, "curve"] or shown[0, "no_curve"].startswith(name)
+    assert "of 36 visual tokens" in shown[0, "numbers"]
+
+
+def test_what_the_language_model_drops_is_crossed(monkeypatch, llava, picture):
+    @dataclass(frozen=True)
+    class Early(Reducer):
+        """Drops the first 30 visual tokens before layer 1."""
+
+        def drop(self, prefill):
+            gone = prefill.visual & (prefill.visual.cumsum(0) <= 30)
+            return (~gone).nonzero().flatten() if prefill.layer == 1 else None
+
+    shown = final(run.compare(threading.Event(), llava, asked(picture, [Early()])))
+    assert "kept 6<" in shown[0, "legend"] and "given up later 30<" in shown[0, "legend"]
+    assert "30, 30 visual" in shown[0, "numbers"] and "<b>36</b> of 36" in shown[0, "numbers"]
+    assert "16 visual" in shown[0, "numbers"], "36 enter the first layer, 6 the two others"
+    assert shown[0, "picture"].getpixel((56, 56)) == draw.MARK and shown[0, "picture"].getpixel((616, 616)) != draw.MARK
+
+
+@dataclass(frozen=True)
+class Choosy(Reducer):
+    """Wants what the model lacks."""
+
+    def reduce(self, visual):
+        raise ValueError("this model has no CLIP text tower")
+
+
+def test_a_method_that_cannot_run_says_so_and_the_others_answer(llava, picture):
+    shown = final(run.compare(threading.Event(), llava, asked(picture, [longtail.Full(), Choosy(), LongTail()])))
+    assert shown[1, "refusal"] == "This model has no CLIP text tower."
+    assert shown[1, "by"] == "Choosy · could not run" and shown[1, "answer"] == ""
+    assert shown[0, "refusal"] == shown[2, "refusal"] == "" and shown[0, "answer"] and shown[2, "answer"]
+    assert shown[run.MESSAGE] == "Done, but 1 of 3 could not run: the column says why." and not shown[run.TROUBLE]
+    assert "n = 1" in shown[run.CONDITIONS]
+    alone = final(run.compare(threading.Event(), llava, asked(picture, [Choosy()])))
+    assert alone[0, "refusal"] and alone[run.CONDITIONS] == run.SIDE_BY_SIDE
+
+
+def test_a_question_no_method_could_answer_is_refused_once(llava, picture):
+    updates = run.compare(threading.Event(), llava, asked(picture, [longtail.Full(), Choosy()], question=" "))
+    with pytest.raises(ValueError, match="the question is empty"):
+        next(updates)
 
 
 def test_time_limit_is_said(llava, picture):
@@ -435,6 +526,10 @@ def test_an_example_is_answered_side_by_side(visit):
     expect(tab.locator("#column-1")).to_contain_text("Full sorts no similarity curve")
     expect(tab.locator("#column-2 .curve")).to_contain_text("knee i*")
     expect(tab.locator("#conditions")).to_contain_text("n = 1")
+    colours = tab.locator("#column-2 .latency i").evaluate_all(
+        "all => all.map(i => getComputedStyle(i).backgroundColor)"
+    )
+    assert len({*colours, "rgba(0, 0, 0, 0)"}) == len(numbers.PHASES) + 1, "each phase has a colour of its own"
     tops = tab.locator(".lane .numbers .rows").evaluate_all("tables => tables.map(t => t.getBoundingClientRect().top)")
     assert len(tops) == 2 and tops[0] == tops[1], "the numbers stand on one row"
 
@@ -582,13 +677,36 @@ def test_parameters_follow_the_method(visit):
     expect(lane.get_by_label("number input for alpha")).to_have_value("1")
     lane.get_by_label("Method 2").click()
     tab.get_by_role("option", name="Random").click()
-    expect(lane.get_by_label("number input for budget")).to_be_visible()
+    expect(lane.get_by_label("seed")).to_be_visible()  # Random's own: LongTail has a budget too
     expect(lane.locator(".about p").first).to_contain_text("drawn at random")
     lane.get_by_label("number input for budget").fill("9")
     lane.get_by_label("number input for budget").press("Tab")
     press(tab, "Run")
     says(tab, "Done")
     expect(lane.locator("p.kept")).to_contain_text("9 of 36")
+
+
+def test_the_menu_has_every_method(visit, monkeypatch):
+    """Found by typing, picked, described; one that cannot run says why in its own column."""
+    tab = visit()
+    menu, lane = tab.locator("#column-1").get_by_label("Method 1"), tab.locator("#column-1")
+    menu.click()
+    options = tab.get_by_role("option")
+    expect(options).to_have_count(len(REDUCERS))
+    box = tab.get_by_role("listbox").bounding_box()
+    assert box["height"] <= 500 and box["y"] + box["height"] <= 900, "the menu scrolls, the page stays"
+    menu.press("Control+A")
+    menu.press_sequentially("unif")
+    expect(options).to_have_count(1)
+    options.click()
+    expect(lane.locator(".about p").first).to_contain_text("Keeps the patches at the cell centres")
+    monkeypatch.setattr(longtail.Uniform, "reduce", Choosy.reduce)
+    press(tab, "Run")
+    says(tab, "Done, but 1 of 2 could not run")
+    expect(lane.locator(".refusal p")).to_have_text("This model has no CLIP text tower.")
+    expect(lane.locator(".answer p")).to_be_hidden()
+    expect(tab.locator("#column-2 .answer p")).not_to_have_text("")
+    expect(tab.locator("#column-2 .refusal p")).to_be_hidden()
 
 
 def test_a_phone_shows_it_all(visit):
@@ -605,9 +723,12 @@ def test_a_phone_shows_it_all(visit):
 
 def test_every_input_has_a_name(visit):
     tab = visit()
-    for accordion in tab.locator(".parameters > button, #more > button").all():
+    accordions = tab.locator(".parameters > button, #more > button")
+    expect(accordions).to_have_count(page.FEWEST + 1)  # all() takes what is there, be it nothing yet
+    for accordion in accordions.all():
         accordion.click()
-    tab.wait_for_timeout(1500)  # the accordions open
+    for name in ("number input for heavy", "number input for temperature"):
+        expect(tab.get_by_label(name)).to_be_visible()
     nameless = tab.evaluate(
         """[...document.querySelectorAll('main :is(input, textarea, select, button)')].filter(e => e.checkVisibility()
         && !e.querySelector('img') && !e.labels?.length && !e.ariaLabel && !e.title && !e.innerText.trim())
