@@ -1,160 +1,211 @@
-"""Measured accuracy: held-out scenes, every question family, methods at equal numbers of visual tokens, one engine."""
+"""Measured accuracy: held-out scenes, every question family, methods at equal numbers of visual tokens, one engine.
+
+With `--out FILE.json` every answer is appended to FILE.json.partial.jsonl as it comes; the same command, killed at any
+point, goes on from there, and a later one with more methods, budgets, scenes or families runs what is missing. A line
+counts as long as its cell's fingerprint holds: weights, dtype, device, the method's parameters, the method's own
+source. After a change of the engine start over with `--fresh`. What FILE.json holds: see `results`.
+"""
 
 import dataclasses
 import json
+import platform
 import re
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .generate import compare
+from . import pareto, results
+from .examine import LONGEST, Cell, Log, examine, fingerprint, in_processes
 from .models import KNOWN
 from .models.llava import Llava
-from .reducer import REDUCERS, Reducer, make, param
+from .reducer import REDUCERS, parse
+from .results import ORACLE, Said
 from .tiny.examine import FINAL_SEED
-from .tiny.questions import FAMILIES, described
-from .tiny.scenes import Scene, questions, scene, score
-from .tokens import Reduced
+from .tiny.questions import FAMILIES, SHORT
+from .tiny.scenes import questions, scene
 
-ORACLE, GROUND = "Oracle", "describe: background"
 MARKS = "<!-- accuracy begins -->", "<!-- accuracy ends -->"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Oracle(Reducer):
-    """Keeps the patches that show an object or a letter first, then others at random: knows the scene, so no rival."""
+def evaluate(
+    llava: Llava,
+    cells: list[Cell],
+    seeds: range,
+    families: tuple[str, ...] = FAMILIES,
+    log: Log | None = None,
+    jobs: int = 1,
+    place: tuple = (),
+    progress=None,
+) -> dict:
+    """The record of `results`: every question of those families about the scenes of `seeds`, for every cell. Greedy.
 
-    items: torch.Tensor  # [N] bool
-    budget: int = param(144, 1, 576, 1, "visual tokens kept")
-
-    def reduce(self, visual):
-        shuffle = torch.randperm(len(visual.features), generator=torch.Generator().manual_seed(0))
-        first = self.items[shuffle].int().argsort(descending=True, stable=True)
-        return Reduced.select(visual, shuffle[first][: self.budget])
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method at one budget; budget None: as the method comes."""
-
-    method: str
-    budget: int | None
-
-    def reducer(self, scene: Scene) -> Reducer:
-        """The reducer for one scene: draws are seeded by the scene, the oracle is told what it shows."""
-        if self.method == ORACLE:
-            items = torch.from_numpy(scene.patches > 0).flatten()
-            return Oracle(items=items) if self.budget is None else Oracle(items=items, budget=self.budget)
-        reducer = make(self.method) if self.budget is None else REDUCERS[self.method].at(self.budget)
-        seeded = any(p.name == "seed" for p in reducer.parameters())
-        return dataclasses.replace(reducer, seed=scene.seed) if seeded else reducer
-
-
-def evaluate(llava: Llava, cells: list[Cell], scenes: int, first: int = FINAL_SEED, progress=None) -> list[dict]:
-    """Marks per family for every cell: exact match, recall of things for descriptions. Greedy, no time is taken.
-
-    Each row: method, budget, visual (mean tokens kept), families {name: [mean, n]}, mean (of the exact-match families).
+    What `log` holds is not asked again. Above one job, each is a process that loads the model as `load(*place)`.
     """
-    marks = [{} for _ in cells]
-    kept = [[] for _ in cells]
-    for done in range(scenes):
-        shown = scene(first + done)
-        reducers = [cell.reducer(shown) for cell in cells]
-        for question in questions(shown):
-            answers = compare(llava, shown.image, question.text, reducers, max_new_tokens=160)
-            for mark, tokens, answer in zip(marks, kept, answers, strict=True):
-                mark.setdefault(question.family, []).append(score(question.family, answer.text, question.answer))
-                tokens.append(answer.tokens.visual)
-                if question.family == "describe":
-                    right = described(answer.text)["background"] == shown.background
-                    mark.setdefault(GROUND, []).append(float(right))
-        if progress:
-            progress(done + 1, scenes)
-    return [_row(cell, mark, tokens) for cell, mark, tokens in zip(cells, marks, kept, strict=True)]
+    log, model = log or Log(), fingerprint(llava)
+    prints = {cell: cell.fingerprint(model) for cell in cells}
+    asked = {(seed, q.family): q for seed in seeds for q in questions(scene(seed)) if q.family in families}
+    wanted = {seed: {} for seed in seeds}
+    for seed, family in asked:
+        wanted[seed][family] = [cell for cell in cells if (prints[cell], seed, family) not in log.said]
+    total = sum(len(missing) for one in wanted.values() for missing in one.values())
+    tasks = [(seed, one) for seed, one in wanted.items() if any(one.values())]
+    done, reasons, under = 0, {}, _under(llava, jobs)
+    here = ((seed, answers) for seed, one in tasks for answers in examine(llava, seed, one))
+    for seed, answers in here if jobs == 1 else in_processes(jobs, place, tasks):
+        reasons |= {cell: said for cell, _, said in answers if isinstance(said, str)}
+        fine = [((prints[cell], seed, family), said) for cell, family, said in answers if isinstance(said, Said)]
+        log.add(under, fine)
+        done += len(answers)
+        if progress and answers:
+            progress(done, total)
+    marks = set(prints.values())
+    used = {under for (mark, *where), under in log.under.items() if mark in marks and tuple(where) in asked}
+    conditions = _conditions(llava, asked, seeds, sorted(used))
+    rows = _rows(asked, prints, log, reasons)
+    return {"conditions": conditions, "timed": sorted(used), "weights": model, "rows": rows}
 
 
-def _row(cell: Cell, marks: dict, kept: list[int]) -> dict:
-    families = {name: [sum(m) / len(m), len(m)] for name, m in marks.items()}
-    short = [families[name][0] for name in FAMILIES if name in families and name != "describe"]
-    mean = sum(short) / len(short)
-    return {**dataclasses.asdict(cell), "visual": sum(kept) / len(kept), "mean": mean, "families": families}
-
-
-def table(rows: list[dict], conditions: str) -> str:
-    """A Markdown table, per cent, and the conditions of its numbers."""
-    names = [name for name in (*FAMILIES, GROUND) if name in rows[0]["families"]]
-    lines = [
-        "| method | tokens | mean | " + " | ".join(names) + " |",
-        "|---|---|---|" + "---|" * len(names),
+def _rows(asked: dict, prints: dict[Cell, str], log: Log, reasons: dict[Cell, str]) -> list[dict]:
+    """A row for each cell, in order; a cell with a reason has no numbers."""
+    said = {
+        cell: {where: log.said[(mark, *where)] for where in asked}
+        for cell, mark in prints.items()
+        if cell not in reasons
+    }
+    full = next((said[cell] for cell in said if cell.method == "Full"), None)
+    return [
+        {**dataclasses.asdict(cell), "params": cell.params()}
+        | (results.row(asked, said[cell], full) if cell in said else {"reason": reasons[cell]})
+        for cell in prints
     ]
-    for row in rows:
-        values = " | ".join(f"{100 * row['families'][name][0]:.1f}" for name in names)
-        lines.append(f"| {row['method']} | {row['visual']:.0f} | {100 * row['mean']:.1f} | {values} |")
-    return "\n".join([*lines, "", conditions])
+
+
+def _under(llava: Llava, jobs: int) -> str:
+    """What the times of this run depend on."""
+    device = torch.cuda.get_device_name(llava.device) if llava.device.type == "cuda" else f"{platform.machine()} CPU"
+    threads = torch.get_num_threads() if jobs == 1 else 1
+    each = f"{jobs} process{'es' * (jobs > 1)} of {threads} thread{'s' * (threads > 1)}"
+    return f"{device}, torch {torch.__version__}, {each}"
+
+
+def _conditions(llava: Llava, asked: dict, seeds: range, under: list[str]) -> str:
+    described = sum(family == results.DESCRIBE for _, family in asked)
+    left_out = [name for name in FAMILIES if name not in {family for _, family in asked}]
+    without = f" (without: {', '.join(left_out)})" if left_out else ""
+    return (
+        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {llava.device.type}, greedy, at most {LONGEST} "
+        f"new tokens; {len(asked) - described} questions of the exact families and {described} descriptions{without} "
+        f"on {len(seeds)} held-out scenes (seeds {seeds[0]} to {seeds[-1]}). Per cent of exact answers; describe: "
+        "share of objects and texts named in full; mean: over the exact families; share: of all exact questions; "
+        f"95 %: percentiles of a bootstrap over scenes, {results.RESAMPLES} resamples, seed 0; as Full: share of "
+        "answers equal to Full's; tokens: mean number of visual tokens that enter the language model; true tokens: "
+        "that enter a decoder layer, mean over layers. Times: medians over the exact questions, one run each, none "
+        "left out as warm-up, the tower's shared by all that do not act inside it; of Full: time to the first token, "
+        f"per cent of Full's on the same question a moment before. {'; also '.join(under)}."
+    )
+
+
+# ---- the command
 
 
 def add_flags(command):
     """The flags of `evaluate`."""
     command.add_argument(
-        "--methods", default=f"Full,LongTail,TopK,Uniform,Random,{ORACLE}", help="names, comma between"
+        "--methods",
+        default=f"Full,LongTail,TopK,Uniform,Random,{ORACLE}",
+        help=f"names, or NAME:parameter=value, comma between; all: every method and {ORACLE}",
     )
     command.add_argument(
         "--budgets", default="own,288,196,127,58,29", help="visual tokens, comma between; own: as a method comes"
     )
+    command.add_argument(
+        "--families",
+        default="all",
+        help=f"of questions, comma between: {', '.join(FAMILIES)}, all, or exact: all but the long describe",
+    )
     command.add_argument("--scenes", type=int, default=60, help="held-out scenes, about ten questions each")
     command.add_argument("--first", type=int, default=FINAL_SEED, help="seed of the first scene")
-    command.add_argument("--out", help="write rows and conditions to this .json file")
+    command.add_argument("--jobs", type=int, default=1, help="processes; above 1 each has one thread")
+    command.add_argument("--out", help="write rows and conditions to this .json file; a killed run goes on from there")
+    command.add_argument("--fresh", action="store_true", help="with --out: forget what earlier runs answered")
+    command.add_argument("--figure", help="draw the rows as this .svg file")
     command.add_argument("--card", action="store_true", help="put the table into the README.md of the model's folder")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def command(llava: Llava, arguments):
     """`python -m longtail evaluate`."""
-    if arguments.scenes < 1:
-        raise ValueError(f"--scenes must be at least 1, got {arguments.scenes}")
+    for flag in ("scenes", "jobs"):
+        if getattr(arguments, flag) < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}")
     cells = grid(arguments.methods, arguments.budgets)
-    started = time.monotonic()
-
-    def progress(done: int, of: int):
-        left = (time.monotonic() - started) / done * (of - done)
-        print(f"\r{done} of {of} scenes, {left / 60:.1f} min left ", end="", file=sys.stderr, flush=True)
-
-    rows = evaluate(llava, cells, arguments.scenes, arguments.first, progress)
-    print(file=sys.stderr)
-    asked = sum(n for name, (_, n) in rows[0]["families"].items() if name != GROUND)
-    conditions = (
-        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {llava.device.type}, greedy; {asked} questions on "
-        f"{arguments.scenes} held-out scenes (seeds {arguments.first} to {arguments.first + arguments.scenes - 1}). "
-        "Per cent of exact answers; describe: share of objects and texts named in full; mean: over the exact families; "
-        "tokens: mean number of visual tokens that enter the language model."
-    )
-    record = {"conditions": conditions, "rows": rows}
+    groups = {"all": FAMILIES, "exact": SHORT} | {name: (name,) for name in FAMILIES}
+    named = [name.strip() for name in arguments.families.split(",")]
+    if set(named) - set(groups):
+        raise ValueError(f"--families takes names of {', '.join(groups)}, got {arguments.families!r}")
+    families = tuple(family for name in named for family in groups[name])
+    log = Log(Path(f"{arguments.out}.partial.jsonl") if arguments.out else None, arguments.fresh)
+    seeds = range(arguments.first, arguments.first + arguments.scenes)
+    place = (arguments.model, arguments.dtype, arguments.quantization, arguments.device)
+    record = evaluate(llava, cells, seeds, families, log, arguments.jobs, place, Progress())
     if arguments.out:
-        Path(arguments.out).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        results.write(record, Path(arguments.out))
+    if arguments.figure:
+        Path(arguments.figure).write_text(pareto.svg(record), encoding="utf-8")
     if arguments.card:
-        _into_card(Path(KNOWN.get(arguments.model, arguments.model)) / "README.md", table(rows, conditions))
-    print(json.dumps(record) if arguments.json else table(rows, conditions))
+        _into_card(Path(KNOWN.get(arguments.model, arguments.model)) / "README.md", results.table(record))
+    print(json.dumps(record) if arguments.json else results.table(record))
+
+
+class Progress:
+    """A bar with the time left on stderr; into a file, a line a minute."""
+
+    def __init__(self):
+        self.started, self.shown, self.terminal = time.monotonic(), -1e9, sys.stderr.isatty()
+
+    def __call__(self, done: int, of: int):
+        now = time.monotonic()
+        if now - self.shown < (0.2 if self.terminal else 60) and done < of:
+            return
+        self.shown, left = now, (now - self.started) / done * (of - done)
+        bar = "█" * (24 * done // of) + "░" * (24 - 24 * done // of)
+        line = f"{bar} {done:,} of {of:,} answers, {left / 60:.1f} min left"
+        end = "" if self.terminal and done < of else "\n"
+        print(f"\r{line} " if self.terminal else line, end=end, file=sys.stderr, flush=True)
 
 
 def grid(methods: str, budgets: str) -> list[Cell]:
-    """The cells that names and budgets span; Full has one. Raises ValueError for what cannot be run."""
+    """The cells that names and budgets span; a method that no budget changes has one.
+
+    Raises ValueError for what is unknown.
+    """
     names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = [name for given in names for name in ((*REDUCERS, ORACLE) if given == "all" else (given,))]
     for name in names:
         if name != ORACLE:
-            make(name)
+            parse(name)
     counts = [None if text.strip() == "own" else _count(text) for text in budgets.split(",")]
     cells = [
         Cell(name, count)
         for name in names
-        for count in ([None] if name == "Full" else counts)
+        for count in ([None] if _fixed(name) else counts)
         if not (name == ORACLE and count is None)
     ]
     if not cells:
         raise ValueError(f"--methods {methods!r} and --budgets {budgets!r} leave nothing to run")
-    return cells
+    return list(dict.fromkeys(cells))
+
+
+def _fixed(name: str) -> bool:
+    """Whether a method is the same at every budget, as Full is."""
+    if name == ORACLE:
+        return False
+    try:
+        return parse(name, 1) == parse(name, 2) == parse(name)
+    except ValueError:
+        return False
 
 
 def _count(text: str) -> int:

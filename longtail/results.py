@@ -1,0 +1,132 @@
+"""What came of an evaluation: rows with intervals, the table of the card. The figure is in `pareto`.
+
+A record, as `evaluate --out` writes it, is {"conditions", "timed", "weights", "rows"}: a sentence, under what the times
+were taken (more than one entry: only `of_full` compares), a fingerprint of the model, and a row for each method and
+budget, in the order asked for. Keys of a row:
+
+method, budget   the cell; budget null: the method as it comes
+params           the method's parameters; a seed is the scene's
+reason           why the cell could not be run; such a row has no key below
+scenes, questions  how many of each; questions of the exact families
+visual           visual tokens that enter the language model, mean
+tokens           visual tokens that enter a decoder layer, mean over layers and questions: what the model really reads
+mean, mean_95    accuracy, mean over the exact families, and its 95 % interval
+share, share_95  accuracy, share of all exact questions, and its 95 % interval
+agreement        share of the exact questions answered as Full answers them; null where Full was not asked
+first_token, total  seconds to the first and to the last token, medians over the exact questions
+of_full          time to the first token over Full's on the same question a moment before, median: compares between runs
+families         {name: [accuracy, questions]}; "describe" is the share of things named in full
+
+Intervals are percentiles of a bootstrap over scenes, whose questions are not independent. Every row has the same draws.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from .tiny.questions import FAMILIES, Question, described, score
+
+DESCRIBE, GROUND, ORACLE = "describe", "describe: background", "Oracle"
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer, as far as rows need it."""
+
+    text: str
+    visual: int
+    tokens: float
+    first_token: float
+    total: float
+    full: float  # seconds to Full's first token, on the same question a moment before
+
+
+def row(asked: dict[tuple, Question], said: dict[tuple, Said], full: dict[tuple, Said] | None = None) -> dict:
+    """The measured part of a row. All keys are (scene, family); `full` is what Full said."""
+    marks = {key: score(question.family, said[key].text, question.answer) for key, question in asked.items()}
+    families = {name: [mark for (_, family), mark in marks.items() if family == name] for name in FAMILIES}
+    families[GROUND] = [
+        float(described(said[key].text)["background"] == described(question.answer)["background"])
+        for key, question in asked.items()
+        if question.family == DESCRIBE
+    ]
+    exact = [key for key in asked if key[1] != DESCRIBE] or list(asked)
+    accuracy = _accuracy({key: marks[key] for key in exact})
+    return {
+        "scenes": len({seed for seed, _ in asked}),
+        "questions": len(exact),
+        "visual": round(_mean([said[key].visual for key in asked]), 2),
+        "tokens": round(_mean([said[key].tokens for key in asked]), 2),
+        **accuracy,
+        "agreement": round(_mean([said[key].text == full[key].text for key in exact]), 4) if full else None,
+        "first_token": round(median(said[key].first_token for key in exact), 5),
+        "total": round(median(said[key].total for key in exact), 5),
+        "of_full": round(median(said[key].first_token / said[key].full for key in exact), 4),
+        "families": {name: [round(_mean(part), 4), len(part)] for name, part in families.items() if part},
+    }
+
+
+def _mean(values: list) -> float:
+    return sum(values) / len(values)
+
+
+def _accuracy(marks: dict[tuple, float]) -> dict:
+    """Mean over families and share over questions, each with its interval."""
+    seeds, names = (sorted({key[i] for key in marks}) for i in (0, 1))
+    right, asked = np.zeros((2, len(seeds), len(names)))
+    for (seed, family), mark in marks.items():
+        right[seeds.index(seed), names.index(family)] += mark
+        asked[seeds.index(seed), names.index(family)] += 1
+    draws = np.random.default_rng(0).multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), RESAMPLES)
+    weights = np.concatenate([np.ones((1, len(seeds))), draws])  # [1 + R, scenes]; the first counts each scene once
+    right, asked = weights @ right, weights @ asked  # [1 + R, families]
+    with np.errstate(invalid="ignore"):
+        mean = np.nanmean(right / asked, axis=1)  # a family that a resample has no question of does not count there
+    share = right.sum(1) / asked.sum(1)
+    record = {}
+    for name, values in (("mean", mean), ("share", share)):
+        ends = np.percentile(values[1:], (2.5, 97.5))
+        record |= {name: round(float(values[0]), 4), f"{name}_95": [round(float(end), 4) for end in ends]}
+    return record
+
+
+def write(record: dict, path: Path):
+    """The record as JSON, a row a line. What was there before is there until the new file is whole."""
+    rows = ",\n".join(json.dumps(row) for row in record["rows"])
+    head = json.dumps({name: value for name, value in record.items() if name != "rows"}, indent=0)
+    part = path.with_name(path.name + ".part")
+    part.write_text(f'{head[:-2]},\n"rows": [\n{rows}\n]}}\n', encoding="utf-8")
+    part.replace(path)
+
+
+# ---- the table
+
+
+def table(record: dict) -> str:
+    """Markdown: per cent and milliseconds, then the conditions of these numbers."""
+    fine = [row for row in record["rows"] if "reason" not in row]
+    names = [name for name in (*FAMILIES, GROUND) if fine and name in fine[0]["families"]]
+    heads = ["method", "tokens", "true tokens", "mean", "95 %", "share", "95 %", "as Full"]
+    heads += ["first ms", "total ms", "of Full"]
+    lines = [f"| {' | '.join([*heads, *names])} |", "|---" * (len(heads) + len(names)) + "|"]
+    lines += [f"| {' | '.join(_cells(row, names))} |" for row in fine]
+    refused = [row for row in record["rows"] if "reason" in row]
+    said = [f"{_name(row)} could not be run: {row['reason']}." for row in refused]
+    return "\n".join([*lines, "", record["conditions"], *said])
+
+
+def _cells(row: dict, names: list[str]) -> list[str]:
+    ends = ["{:.1f} to {:.1f}".format(*(100 * end for end in row[f"{kind}_95"])) for kind in ("mean", "share")]
+    alike = "" if row["agreement"] is None else f"{100 * row['agreement']:.1f}"
+    accuracy = [f"{100 * row['mean']:.1f}", ends[0], f"{100 * row['share']:.1f}", ends[1], alike]
+    seconds = [*(f"{1000 * row[name]:.1f}" for name in ("first_token", "total")), f"{100 * row['of_full']:.0f}"]
+    families = [f"{100 * row['families'][name][0]:.1f}" for name in names]
+    return [row["method"], f"{row['visual']:.0f}", f"{row['tokens']:.0f}", *accuracy, *seconds, *families]
+
+
+def _name(row: dict) -> str:
+    return row["method"] if row["budget"] is None else f"{row['method']} at {row['budget']}"
