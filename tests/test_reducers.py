@@ -5,44 +5,135 @@ import math
 
 import pytest
 import torch
+from conftest import random_visual
 
 import longtail
+from longtail.models.llava import Llava
 from longtail.reducer import REDUCERS, Reducer, make, param
-from longtail.tokens import ROLES, Reduced
+from longtail.tokens import ROLES, Question, Reduced
 
+NAMES = """
+    Full LongTail TopK Random Sequential Uniform PruMerge PruMergePlus Recoverable ToMe EViT ATS CrossGET H2O SnapKV
+    Feather VisionZip FasterVLM VisPruner DivPrune CDPruner TRIM HiRED FastV SparseVLM PyramidDrop DART Manual
+""".split()
+GUIDED = {"TRIM", "CDPruner", "Recoverable"}  # by the question, as CLIP reads it
 EACH = pytest.mark.parametrize("name", list(REDUCERS))
+OUTSIDE = pytest.mark.parametrize("name", [n for n, reducer in REDUCERS.items() if "reduce" in reducer.acts()])
+
+
+@pytest.fixture(scope="module")
+def clever(clip_folder, folder):
+    """The random tiny model, with CLIP's text tower."""
+    return longtail.load(str(folder))
+
+
+@pytest.fixture
+def asked(visual):
+    """Builds visual tokens with a question beside them, and the text before the image, of random cosines."""
+
+    def build(seed, *grid):
+        tokens = visual(seed, *grid)
+
+        def text(seed):
+            generator = torch.Generator().manual_seed(seed)
+            cosine = torch.rand(len(tokens.features), generator=generator) / 2 - 0.3
+            return Question(torch.arange(5), torch.randn(5, 32, generator=generator), lambda visual: cosine)
+
+        return dataclasses.replace(tokens, question=text(seed), preamble=text(seed + 1000))
+
+    return build
+
+
+def say(llava, picture, reducer, **options):
+    return longtail.answer(llava, picture, "What is here?", reducer, **{"max_new_tokens": 2, **options})
 
 
 def consistent(reduced, n):
     """Whether keep, source, role and features tell one story."""
     m = len(reduced.features)
     assert len(reduced.keep) == m and len(reduced.source) == n == len(reduced.role)
+    assert reduced.features.isfinite().all()
     assert set(reduced.role) <= set(ROLES)
     assert ((reduced.source == -1) == torch.tensor(reduced.role == "dropped")).all()
-    assert reduced.source.max() < m and reduced.keep.max() < n
+    assert -1 <= reduced.source.min() and reduced.source.max() < m
+    assert -1 <= reduced.keep.min() and reduced.keep.max() < n
     standing = [p for p in reduced.keep.tolist() if p >= 0]
     assert len(set(standing)) == len(standing)
     for token, patch in enumerate(reduced.keep.tolist()):
         assert patch < 0 or reduced.source[patch] == token
+    for patch, role in enumerate(reduced.role):
+        assert (patch in standing) == (role in ("kept", "recovered"))
 
 
-@EACH
+def test_the_registry_is_the_promised_one():
+    assert sorted(REDUCERS) == sorted(NAMES) and len(NAMES) == 28
+    assert all(reducer.__name__ == name for name, reducer in REDUCERS.items())
+
+
+@OUTSIDE
 @pytest.mark.parametrize("seed", [0, 1])
-def test_reduced_is_consistent(name, visual, seed):
-    tokens = visual(seed)
+def test_reduced_is_consistent(name, asked, seed):
+    tokens = asked(seed)
     reduced = make(name).reduce(tokens)
     consistent(reduced, 36)
-    again = make(name).reduce(visual(seed))
+    again = make(name).reduce(asked(seed))
     assert torch.equal(again.features, reduced.features) and torch.equal(again.keep, reduced.keep)
+
+
+@OUTSIDE
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (5, 7)])
+def test_any_grid(name, asked, grid):
+    n = math.prod(grid)
+    consistent(make(name).reduce(asked(0, *grid)), n)
+    for budget in {1, n}:
+        reduced = REDUCERS[name].at(budget).reduce(asked(0, *grid))
+        consistent(reduced, n)
+        assert len(reduced.features) == budget
+
+
+@OUTSIDE
+@pytest.mark.parametrize("budget", [1, 7, 35, 36])
+def test_at_a_budget_that_many_are_handed_over(name, asked, budget):
+    reduced = REDUCERS[name].at(budget).reduce(asked(3))
+    consistent(reduced, 36)
+    assert len(reduced.features) == (36 if name == "Full" else budget)
 
 
 @EACH
 @pytest.mark.parametrize("budget", [1, 7, 35, 36])
-def test_at_a_budget_hands_over_that_many(name, visual, budget):
-    reducer = REDUCERS[name].at(budget)
-    reduced = reducer.reduce(visual(3))
-    consistent(reduced, 36)
-    assert len(reduced.features) == (36 if name == "Full" else budget)
+def test_at_a_budget_an_answer_reads_that_many(name, clever, picture, budget):
+    """Where a method acts in the language model, its last layer reads that many; where it acts in the cache, that many
+    entries lie there beside those of the text."""
+    read = []
+    hook = clever.decoder_layers[-1].register_forward_pre_hook(lambda _, states: read.append(states[0].shape[1]))
+    try:
+        answer = say(clever, picture, REDUCERS[name].at(budget), max_new_tokens=1)
+    finally:
+        hook.remove()
+    acts = set(answer.reducer.acts())
+    text = answer.tokens.prompt - answer.tokens.visual
+    for reduced in answer.reduced:
+        consistent(reduced, 36)
+    if name == "Full":
+        assert answer.tokens.visual == 36
+    elif acts & {"trim", "reduce"}:
+        assert answer.tokens.visual == budget == len(answer.reduced[0].features)
+        assert "drop" in acts or read == [budget + text]
+    elif "drop" in acts:
+        assert answer.tokens.visual == 36 and read == [budget + text]
+    else:
+        assert acts == {"evict"} and read == [36 + text] and answer.tokens.kv_entries == budget + text
+
+
+@EACH
+@pytest.mark.parametrize("budget", [37, 500])
+def test_a_budget_of_more_than_there_are_keeps_all(name, clever, picture, budget):
+    if name == "Manual":
+        with pytest.raises(ValueError, match=rf"^Manual\.patches names patch {budget - 1}, but this image has 36"):
+            say(clever, picture, REDUCERS[name].at(budget))
+        return
+    answer = say(clever, picture, REDUCERS[name].at(budget), max_new_tokens=1)
+    assert 36 <= answer.tokens.visual <= min(budget, 37)  # one may stand for none of the patches
 
 
 def hooks_of(model):
@@ -51,14 +142,44 @@ def hooks_of(model):
 
 
 @EACH
-def test_answers_and_leaves_the_model_as_found(name, llava, picture):
-    before, hooks = {k: v.clone() for k, v in llava.model.state_dict().items()}, hooks_of(llava.model)
-    first = longtail.answer(llava, picture, "What is here?", make(name), max_new_tokens=12)
-    second = longtail.answer(llava, picture, "What is here?", make(name), max_new_tokens=12)
+def test_answers_and_leaves_the_model_as_found(name, clever, picture):
+    before, hooks = {k: v.clone() for k, v in clever.model.state_dict().items()}, hooks_of(clever.model)
+    first, second = (say(clever, picture, make(name), max_new_tokens=12) for _ in range(2))
     assert first.token_ids == second.token_ids and first.finished in ("eos", "length")
-    assert first.tokens.visual == len(first.record()["keep"]) <= first.tokens.patches == 36
-    assert hooks_of(llava.model) == hooks
-    assert all(torch.equal(before[k], v) for k, v in llava.model.state_dict().items())
+    assert first.tokens.visual == len(first.record()["keep"]) <= 37 and first.tokens.patches == 36
+    consistent(first.reduced[0], 36)
+    assert hooks_of(clever.model) == hooks
+    assert all(torch.equal(before[k], v) for k, v in clever.model.state_dict().items())
+
+
+@EACH
+def test_both_ends_of_every_parameter_answer(name, clever, picture):
+    for parameter in REDUCERS[name].parameters():
+        if parameter.choices:
+            values = parameter.choices
+        elif parameter.kind is bool:
+            values = (False, True)
+        elif parameter.kind is str:
+            continue  # text has no ends
+        else:
+            values = REDUCERS[name].limits(parameter.name)
+        for value in values:
+            answer = say(clever, picture, make(name, **{parameter.name: value}))
+            assert answer.finished in ("eos", "length") and answer.first_logits.isfinite().all()
+            assert 1 <= answer.tokens.visual <= 37, f"{parameter.name} = {value}"
+            consistent(answer.reduced[0], 36)
+
+
+@EACH
+def test_without_a_text_tower_guided_methods_say_so(name, llava, picture):
+    bare = Llava(llava.model, llava.processor)
+    if name not in GUIDED:
+        assert say(bare, picture, make(name), max_new_tokens=1).finished
+        return
+    with pytest.raises(ValueError, match=r"^this model has no CLIP text tower, .* clip/ folder inside$"):
+        say(bare, picture, make(name))
+    with pytest.raises(ValueError, match=r"guided by the question"):
+        make(name).reduce(random_visual())
 
 
 @EACH
@@ -80,6 +201,8 @@ def test_limits_are_kept(name):
             bad = ["nothing", 3, None]
         elif parameter.kind is bool:
             bad = ["yes", 1, None]
+        elif parameter.kind is str:
+            bad = [3.5, None, "x"]
         else:
             low, high = REDUCERS[name].limits(parameter.name)
             bad = [low - 1, high + 1, math.nan, math.inf, "x", None, True] + (
@@ -205,6 +328,16 @@ def test_then_keeps_merges_and_extra_tokens(visual):
     assert both.keep.tolist() == [0, 2, -1]
     assert both.source[:5].tolist() == [0, 0, 1, -1, -1]
     assert both.role[:5].tolist() == ["kept", "merged", "recovered", "dropped", "dropped"]
+
+
+def test_then_leaves_the_dropped_alone(visual):
+    """Token 0 is merged later, and patches that were gone before have none."""
+    tokens = visual(1)
+    first = Reduced.select(tokens, torch.tensor([3, 5, 8]))
+    both = first.then(Reduced.merging(tokens.features[:2], torch.tensor([1, 2]), torch.tensor([1, 0, 1])))
+    consistent(both, 36)
+    assert both.keep.tolist() == [5, 8] and both.size().tolist() == [1, 2]
+    assert {p: both.role[p] for p in range(9) if both.source[p] >= 0} == {3: "merged", 5: "kept", 8: "kept"}
 
 
 def test_layers_that_were_not_named_are_refused(visual):
