@@ -75,7 +75,8 @@ class CrossGET(Reducer):
 def soft_match(metric, importance, merges: int):
     """The token [N] that each of N goes to, itself for all but `merges` of them (at most N - 1)."""
     unit = functional.normalize(metric, dim=-1)
-    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    similarity = unit @ unit.T
+    similarity = torch.maximum(similarity, similarity.T).fill_diagonal_(-torch.inf)  # one number a pair, anywhere
     order = similarity.amax(-1).argsort(descending=True, stable=True)
     rank = order.argsort()
     similarity = similarity.masked_fill(rank[None] <= rank[:, None], -torch.inf)  # only those ranked behind

@@ -71,7 +71,7 @@ def _tidy(text: str) -> str | None:
 
 def _as_text(value) -> str | None:
     """Indices or a mask as text of ranges; None for anything else."""
-    if isinstance(value, dict | bytes) or not isinstance(value, Iterable):
+    if not isinstance(value, Iterable):
         return None
     items = list(_flat(value))
     if items and all(isinstance(item, bool) for item in items):
@@ -79,7 +79,7 @@ def _as_text(value) -> str | None:
     if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
         return None
     runs = [list(run) for _, run in groupby(enumerate(sorted(set(items))), lambda pair: pair[1] - pair[0])]
-    return ",".join(f"{run[0][1]}-{run[-1][1]}" for run in runs)
+    return ",".join(f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else f"{run[0][1]}" for run in runs)
 
 
 def _flat(value):
