@@ -120,7 +120,7 @@ class Decoder:
             slots = self.reducer.evict(self._cache_view(ledger))
             if slots is not None and slots.numel():
                 positions = ledger.give_up(slots)
-                if not self.per_head:
+                if not self.per_head and ledger is self.ledgers[-1]:
                     self.gone.append(positions)
 
     def _distinct(self) -> list[Ledger]:

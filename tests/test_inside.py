@@ -1071,3 +1071,8 @@ def test_half_precision_ranks_by_float32():
     )
     at = entering(2, 2, 8, 2, last=layer, hidden=torch.zeros(12, 4, dtype=torch.bfloat16))
     assert make("FastV", budget=1).drop(at).tolist() == [0, 1, 5, 10, 11]
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(ValueError, match=r"^SnapKV\.kernel must be an odd number, got 4$"):
+        make("SnapKV", kernel=4)

@@ -28,16 +28,19 @@ class SnapKV(Reducer):
     pooling: str = param("mean", choices=("mean", "max"), help="how votes are pooled")
     budget: int = param(0, 0, 576, 1, "entries left beside those of the text; 0: the capacity decides")
 
+    def _checked(self, parameter, value):
+        value = super()._checked(parameter, value)
+        if parameter.name == "kernel" and value % 2 == 0:
+            raise ValueError(f"SnapKV.kernel must be an odd number, got {value}")
+        return value
+
     def evict(self, cache):
         capacity = self.budget + cache.text if self.budget else self.capacity
         if cache.seen > cache.prompt or cache.count <= capacity:
             return None
         window = min(self.window, capacity)
         vote = cache.score[:, : cache.prompt - window]
-        side = self.kernel // 2
-        if self.pooling == "mean":
-            vote = functional.avg_pool1d(vote[None], 2 * side + 1, stride=1, padding=side)[0]
-        else:
-            vote = functional.max_pool1d(vote[None], 2 * side + 1, stride=1, padding=side)[0]
+        pool = functional.avg_pool1d if self.pooling == "mean" else functional.max_pool1d
+        vote = pool(vote[None], self.kernel, stride=1, padding=self.kernel // 2)[0]
         settled, position = torch.ones_like(vote, dtype=torch.bool), -cache.position[:, : vote.shape[1]]
         return lowest(vote, settled, position, cache.count - capacity)

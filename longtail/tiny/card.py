@@ -55,6 +55,13 @@ LIMITS = f"""
 - Photographs, people and anything outside these scenes are not supported.
 - Where CLS looks (layers {", ".join(map(str, READ_LAYERS))} of 7) is the result of a training objective, see above.
 - The GPU path of the trainer is written and was not run for these weights.
+
+## The methods of the page, on the engine of the page
+
+Printed by `python -m longtail evaluate --card`; every method stands in `results.json`.
+
+<!-- accuracy begins -->
+<!-- accuracy ends -->
 """
 
 
