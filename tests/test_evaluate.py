@@ -395,6 +395,6 @@ def test_the_readmes_figure_is_drawn_from_the_bundled_results(tiny, tmp_path):
     assert record["weights"] == fingerprint(tiny) and RESULTS.stat().st_size < 200_000
     results.write(record, tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == RESULTS.read_bytes()
-    assert {row["method"] for row in record["rows"]} <= {*REDUCERS, "Oracle"}
+    assert {row["method"].split(":")[0] for row in record["rows"]} == {*REDUCERS, "Oracle"}
     keys = ", ".join(re.findall(r"^(\w+(?:, \w+)*)  ", results.__doc__, re.M)).split(", ")
     assert set(keys) - {"reason"} == {name for row in record["rows"] for name in row} - {"reason"}

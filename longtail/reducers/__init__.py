@@ -9,6 +9,6 @@ for module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{module.name}")
 
 FIRST = ("Full", "LongTail", "TopK", "Random", "Sequential", "Uniform", "Manual")
-dated = sorted(REDUCERS.keys() - set(FIRST), key=lambda name: REDUCERS[name].paper)  # arXiv numbers are dates
+dated = sorted(REDUCERS.keys() - set(FIRST), key=lambda name: (REDUCERS[name].paper, name))  # arXiv: dates
 for name in (*FIRST, *dated):
     REDUCERS[name] = REDUCERS.pop(name)
