@@ -96,8 +96,8 @@ def tome(hidden: Tensor, key: Tensor, heads: int, r: int) -> Tensor:
 
     def merge(x: Tensor) -> Tensor:
         a, b = x[::2], x[1::2]
-        into = partner[merged][:, None].expand(-1, x.shape[1])
-        return torch.cat([a[alone], b.scatter_add(0, into, a[merged])])
+        stay, leave, into = (index[:, None].expand(-1, x.shape[1]) for index in (alone, merged, partner[merged]))
+        return torch.cat([a.gather(0, stay), b.scatter_reduce(0, into, a.gather(0, leave), "sum")])
 
     return merge(hidden * size) / merge(size)
 

@@ -87,8 +87,9 @@ def merge(
         affinity, rest = affinity.masked_fill(~among, -torch.inf), among.clone()
     near = nearest(affinity, NEIGHBOURS)
     rest[centres] = False
-    weight, pick = (attention * near).topk(min(NEIGHBOURS, n), dim=1)  # where fewer merge, the others weigh nothing
-    states = features.float()
+    count = max(min(NEIGHBOURS, (n if among is None else int(among.sum())) - 1), 1)  # merged by each
+    pick = torch.nonzero_static(near, size=m * count, fill_value=0)[:, 1].view(m, count)
+    weight, states = (attention * near).gather(1, pick), features.float()
     merged = functional.embedding_bag(pick, states, mode="sum", per_sample_weights=weight) + own * states[centres]
     extra = (attention * rest)[None] @ states
     unmerged = affinity.new_full((1, n), torch.finfo(affinity.dtype).min)
@@ -99,7 +100,7 @@ def merge(
 
 def nearest(affinity: Tensor, count: int) -> Tensor:
     """Mask [m, P] of the `count` highest of each row above -inf; the earlier first where they tie."""
-    least = affinity.topk(min(count, affinity.shape[1]), dim=1).values[:, -1:]
+    least = affinity.topk(min(count, affinity.shape[1]), dim=1, sorted=False).values.amin(1, keepdim=True)
     above, level = affinity > least, affinity == least
     room = count - above.sum(1, keepdim=True)
     return (above | level & (level.cumsum(1) <= room)) & (affinity > -torch.inf)
