@@ -1,7 +1,9 @@
 """Promises over the whole registry: every paper that is added keeps them without a line here."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from longtail.models.llava import Llava
 from longtail.reducer import REDUCERS, Reducer, make, param
 from longtail.tokens import ROLES, Question, Reduced
 
+EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 NAMES = """
     Full LongTail TopK Random Sequential Uniform PruMerge PruMergePlus Recoverable ToMe EViT ATS CrossGET H2O SnapKV
     Feather VisionZip FasterVLM VisPruner DivPrune CDPruner TRIM HiRED FastV SparseVLM PyramidDrop DART Manual
@@ -344,3 +347,21 @@ def test_layers_that_were_not_named_are_refused(visual):
     tokens = dataclasses.replace(visual(), layers={16: visual().layer(16)})
     with pytest.raises(ValueError, match=r"tower layer 3 was not captured \(captured: 16\): name it in layers_read"):
         tokens.layer(3)
+
+
+# ---- on the bundled model
+
+
+SHOWN = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("example", SHOWN, ids=[example["image"] for example in SHOWN])
+def test_every_method_answers_every_example(example, tiny):
+    reducers = [make(name) for name in REDUCERS]
+    image, question = EXAMPLES / example["image"], example["question"]
+    answers = longtail.compare(tiny, image, question, reducers, max_new_tokens=8)
+    for name, answer in zip(REDUCERS, answers, strict=True):
+        assert answer.method == name and answer.text and answer.finished in ("eos", "length")
+        assert answer.first_logits.isfinite().all() and 0 < answer.tokens.layer_mean <= 577
+        for view in answer.reduced:
+            consistent(view, 576)
