@@ -759,7 +759,8 @@ def picture_readme(example: int = 0):
             press(tab, "Run")
             says(tab, "Done")
             for part in tab.locator(".lane > *").all():  # pictures are loaded when they are seen
-                part.scroll_into_view_if_needed()
+                if part.is_visible():
+                    part.scroll_into_view_if_needed()
             tab.evaluate("scrollTo(0, 0)")
             tab.wait_for_timeout(1000)
             tab.screenshot(path=README / f"page-{name}.png", full_page=True)
