@@ -137,11 +137,16 @@ class Decoder:
             return None
         position = ledger.position[: ledger.used]
         stays = torch.zeros(len(position), dtype=torch.bool, device=position.device).index_fill(0, going.keep, True)
-        speaks = going.speaks if going.speaks is not None else torch.full_like(position, -1)
-        merged = ~stays & (speaks >= 0)
-        stands = position[going.keep][speaks.clamp_min(0)]
-        self.gone.append(position[~stays & ~merged])
-        self._retell(dict(torch.stack([position, stands], dim=1)[merged].tolist()))
+        if going.speaks is None:
+            self.gone.append(position[~stays])
+            merged = {}
+        else:
+            told = ~stays & (going.speaks >= 0)
+            stands = position[going.keep][going.speaks.clamp_min(0)]
+            self.gone.append(position[~stays & ~told])
+            merged = dict(torch.stack([position, stands], dim=1)[told].tolist())
+        if merged or self.recycled:
+            self._retell(merged)
         return going
 
     def _retell(self, merged: dict[int, int]):

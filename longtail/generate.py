@@ -254,9 +254,8 @@ def look(
 
     prompt = llava.prompt(open_image(image), question)
     clock.lap("preprocess")
-    views = llava.encode(
-        prompt, layers, trim if reducer else None, clock.between, bool(reducer) and reducer.proportional
-    )
+    inside = {"trim": trim, "proportional": reducer.proportional} if reducer else {}
+    views = llava.encode(prompt, layers, between=clock.between, **inside)
     clock.lap("vision")
     return Seen(prompt, views, dict(clock.laps))
 
