@@ -85,9 +85,7 @@ class Answer:
 
     def record(self) -> dict:
         """This answer as plain JSON values. `keep` and `source` count patches and tokens through all `views`."""
-        curve = self.curve
-        patches = [0, *accumulate(len(view.source) for view in self.reduced)]
-        tokens = [0, *accumulate(len(view.keep) for view in self.reduced)]
+        curve, views = self.curve, self.reduced
         return {
             "model": self.model,
             "method": self.method,
@@ -95,15 +93,15 @@ class Answer:
             "question": self.question,
             "answer": self.text,
             "finished": self.finished,
-            "tokens": dataclasses.asdict(self.tokens),
+            "tokens": dataclasses.asdict(self.tokens) | {"layers": list(self.tokens.layers)},
             "seconds": dataclasses.asdict(self.seconds),
             "memory": self.memory,
             "curve": curve and {"knee": curve.knee, "kept": curve.kept, "similarity": curve.similarity.tolist()},
             "order": curve and curve.order.tolist(),
             "views": [{"grid": list(view.grid), "box": list(view.box)} for view in self.visual],
-            "keep": [n + at if n >= 0 else n for view, at in zip(self.reduced, patches) for n in view.keep.tolist()],
-            "source": [n + at if n >= 0 else n for view, at in zip(self.reduced, tokens) for n in view.source.tolist()],
-            "role": [role for view in self.reduced for role in view.role.tolist()],
+            "keep": _through([view.keep for view in views], [len(view.source) for view in views]),
+            "source": _through([view.source for view in views], [len(view.keep) for view in views]),
+            "role": [role for view in views for role in view.role.tolist()],
             "visual_span": list(self.visual_span),
             "lost": list(self.lost),
             "recycled": [list(pair) for pair in self.recycled],
@@ -360,6 +358,12 @@ class _Run:
         return Tokens(
             patches, visual, d.prompt, len(self.ids), d.entries(), d.bytes(), d.layer_mean(), tuple(d.entered)
         )
+
+
+def _through(indices: list[Tensor], sizes: list[int]) -> list[int]:
+    """Indices into each view, counted on through all views; -1 stays."""
+    starts = accumulate(sizes, initial=0)
+    return [n + at if n >= 0 else n for view, at in zip(indices, starts, strict=False) for n in view.tolist()]
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""What an answer has in common with the unpruned one: its words, its first token's distribution, its patches, its time."""
+"""What an answer has in common with the unpruned one: words, the first token's distribution, patches, time."""
 
 from difflib import SequenceMatcher
 
@@ -18,7 +18,7 @@ def differences(text: str, reference: str) -> list[tuple[str, str]]:
 
 
 def agreement(text: str, reference: str) -> float:
-    """Share of words that both have in the same order: 2 x matching / all of both (Ratcliff and Obershelp); 1: alike."""
+    """Share of words that both have in the same order: 2 x matching / all of both (Ratcliff, Obershelp)."""
     return SequenceMatcher(None, reference.split(), text.split(), autojunk=False).ratio()
 
 
