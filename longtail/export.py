@@ -124,6 +124,7 @@ def _column(record: dict, comparison: Comparison) -> str:
         "KV entries": f"{tokens['kv_entries']:g}",
         "KV bytes": f"{tokens['kv_bytes']:,}",
         **{name.replace("_", " "): f"{1000 * seconds[name]:.1f} ms" for name in TIMES},
+        **{name: "reused" for name in record["reused"]},
     }
     table = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())
     params = html.escape(", ".join(f"{name} {value}" for name, value in record["params"].items()))

@@ -43,6 +43,7 @@ class Llava:
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
         self.feature_layer = model.config.vision_feature_layer % (len(self.tower.encoder.layers) + 1)  # reads its input
         self.heads = model.config.text_config.num_attention_heads  # query heads of a decoder layer
+        self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
         self.clip = ClipText.beside(folder, self.tower)
         ends = model.generation_config.eos_token_id
@@ -248,8 +249,8 @@ def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str
     whole = len(question) + sum(len(text) for turn in history for text in turn)
     if whole > MAX_QUESTION:
         raise ValueError(
-            f"the question and the {len(history)} turns before it have {whole:,} characters, at most "
-            f"{MAX_QUESTION:,} are read: ask with fewer turns before it"
+            f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
+            "ask with fewer turns before it"
         )
 
 
