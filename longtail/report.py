@@ -17,7 +17,7 @@ from .tokens import ROLES
 from .versus import differences, overlap
 
 LONGEST = 20_000_000  # characters of a report
-DATA = '<script type="application/json" id="comparison">'
+DATA = '<template id="comparison">'  # never drawn, never run
 
 
 # ---- opening
@@ -144,7 +144,7 @@ def read(text: str) -> Comparison:
     """The comparison that a JSON or HTML report holds. Raises ValueError, with a sentence, for anything else."""
     if len(text) > LONGEST:
         raise ValueError(f"the report has {len(text):,} characters: at most {LONGEST:,} are read")
-    inside = re.search(re.escape(DATA) + "(.*?)</script>", text, re.DOTALL)
+    inside = re.search(re.escape(DATA) + "(.*?)</template>", text, re.DOTALL)
     try:
         file = File.model_validate_json(inside[1] if inside else text)
         crop = open_image(base64.b64decode(file.crop.partition(",")[2], validate=True))
@@ -187,12 +187,12 @@ def page(comparison: Comparison) -> str:
     question = html.escape(records[0]["question"])
     reference = next((record for record in records if record["method"] == "Full"), None)
     columns = "".join(_column(record, reference, comparison) for record in records)
-    data = json.dumps(comparison.file()).replace("<", "\\u003c")
+    data = json.dumps(comparison.file()).replace("<", "\\u003c").replace("&", "\\u0026")
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>LongTail: {question}</title>"
         f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style><h1>{question}</h1>"
         f"<main>{columns}</main>{_overlaps(records)}<footer>{html.escape(comparison.conditions)}</footer>"
-        f"{DATA}{data}</script></html>"
+        f"{DATA}{data}</template></html>"
     )
 
 
