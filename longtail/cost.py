@@ -73,7 +73,7 @@ class Cost:
 
     flops: float  # operations, whatever the width
     seconds: float  # sum over ops of max(operations / peak, bytes / bandwidth), no less than the launches take
-    floor: float  # seconds under perfect overlap, what no program beats: max(flops / peak, (weights + KV) / bandwidth)
+    floor: float  # seconds no program beats: max(needed flops / peak, (weights + KV) / bandwidth), whatever the rules
     weights: float  # bytes of weights read
     activations: float  # bytes of activations read and written
     written: float  # of these, written
@@ -147,10 +147,11 @@ def tower(
     once += [rules.linear(width, model.hidden, patches) for width in (vision.hidden, model.hidden)]
     layers = {n: [_as_activations(op) for op in rules.layer(vision, n, n, n * n)] for n in set(counts)}
     groups = [(1, once), *((times, layers[n]) for n, times in Counter(counts).items())]
-    held = sum(op.weight for times, ops in groups for op in ops * times)
+    held = sum(times * op.weight for times, ops in groups for op in ops)
     peak = max(rules.peak(ops, n * vision.hidden) for n, ops in layers.items())
     launched = rules.launch * TOWER_KERNELS[rules.fused] * running
-    return _cost(groups, hardware, bits, resident=held, cache=0, peak=peak, launched=launched)
+    needed = sum(times * op.ops for times, ops in groups for op in ops)
+    return _cost(groups, hardware, rules, needed, launched, resident=held, cache=0, peak=peak)
 
 
 CONVENTIONS = {
@@ -195,21 +196,28 @@ def _as_activations(op: Op) -> Op:
     return Op(op.ops, op.weight, op.load + op.kv_load, op.store + op.kv_store)
 
 
-def _pass(model: ModelSpec, hardware, layers: Counter, rules: Rules) -> Cost:
+def _pass(model: ModelSpec, hardware: HardwareSpec, layers: Counter, rules: Rules) -> Cost:
     """A pass through the language model, `layers`: how many of them take (rows, entries)."""
-    made = {(rows, n): rules.layer(model, rows, n, rows * n - rows * (rows - 1) // 2) for rows, n in layers}
+    pairs = {(rows, n): rows * n - rows * (rows - 1) // 2 for rows, n in layers}  # of a row and an entry it may see
+    made = {(rows, n): rules.layer(model, rows, n, seen) for (rows, n), seen in pairs.items()}
     groups = [(1, [rules.head(model)]), *((times, made[key]) for key, times in layers.items())]
     extra = 2 * model.hidden * (model.vocabulary + model.layers) if rules.exact else 0  # embeddings, lm_head, norms
     cache = 2 * model.kv_width * rules.batch * rules.by * sum(n * times for (_, n), times in layers.items())
     peak = max(rules.peak(made[rows, n], rows * model.hidden) for rows, n in layers)
     launched = rules.launch * KERNELS[rules.fused] * model.layers
+    needed = 2 * model.hidden * model.vocabulary + sum(
+        times * (2 * model.linear * rows / model.layers + 4 * pairs[rows, n] * model.hidden)
+        for (rows, n), times in layers.items()
+    )
+    needed *= rules.batch
     resident = (model.linear + extra) * rules.by
-    return _cost(groups, hardware, rules.bits, resident=resident, cache=cache, peak=peak, launched=launched)
+    return _cost(groups, hardware, rules, needed, launched, resident=resident, cache=cache, peak=peak)
 
 
-def _cost(groups: list[tuple[int, list[Op]]], hardware: HardwareSpec, bits: int, *, resident, cache, peak, launched):
-    """The sum over ops, each group of them so many times; no fewer seconds than its kernels take to be launched."""
-    rate, bandwidth = hardware.peak(bits), 1e9 * hardware.bandwidth
+def _cost(groups: list[tuple[int, list[Op]]], hardware: HardwareSpec, rules: Rules, needed, launched, **held) -> Cost:
+    """The sum over ops, each group of them so many times. `needed`: FLOPs that no program can avoid; `launched`:
+    seconds that launching the kernels takes; `held`: resident, cache and peak."""
+    rate, bandwidth = hardware.peak(rules.bits), 1e9 * hardware.bandwidth
     total, seconds = [0.0] * len(Op._fields), 0.0
     for times, ops in groups:
         for op in ops:
@@ -219,12 +227,10 @@ def _cost(groups: list[tuple[int, list[Op]]], hardware: HardwareSpec, bits: int,
     return Cost(
         flops=ops,
         seconds=max(seconds, launched),
-        floor=max(ops / rate, (weight + cache) / bandwidth),
+        floor=max(needed / rate, (weight + held["cache"]) / bandwidth),
         weights=weight,
         activations=load + store,
         written=store,
         kv=kv_load + kv_store,
-        cache=cache,
-        resident=resident,
-        peak=peak,
+        **held,
     )
