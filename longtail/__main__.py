@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | methods | bench | evaluate | tiny."""
+"""The command line: python -m longtail answer | compare | methods | bench | evaluate | cost | tiny."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
 from . import answer as ask
-from . import bench, evaluate, load, make, open_image, races
+from . import bench, estimate, evaluate, load, make, open_image, races
 from .export import measure, write
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
@@ -53,6 +53,7 @@ def parser(argv: list[str]) -> Parser:
     _add_methods(commands)
     _add_bench(commands)
     _add_evaluate(commands)
+    _add_cost(commands)
     tiny_cli.add_to(commands)
     return top
 
@@ -213,6 +214,15 @@ def _add_evaluate(commands):
     evaluate.add_flags(command)
     _model_flags(command)
     command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments))
+
+
+# ---- cost
+
+
+def _add_cost(commands):
+    command = commands.add_parser("cost", help="FLOPs, bytes, roofline times: arithmetic, no model")
+    estimate.add_flags(command)
+    command.set_defaults(run=estimate.command)
 
 
 # ---- shared by the commands
