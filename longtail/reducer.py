@@ -5,6 +5,7 @@ import math
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,6 +116,10 @@ class Reducer:
         parameters = [dataclasses.asdict(p) | {"kind": p.kind.__name__} for p in cls.parameters()]
         about = {"name": cls.__name__, "sentence": cls.sentence(), "paper": cls.paper, "acts": cls.acts()}
         return about | {"parameters": parameters}
+
+    def explain(self, similarity: np.ndarray, knee: int) -> list[tuple[str, str, int]]:
+        """How its settings count on a similarity curve [n], descending, with knee i*: what is read, formula, count."""
+        return []
 
     @classmethod
     def limits(cls, name: str, **values) -> tuple[float, float]:
