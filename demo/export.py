@@ -71,7 +71,7 @@ def sheet(record: dict, crop: Image.Image, conditions: str) -> Image.Image:
     tokens, seconds = record["tokens"], record["seconds"]
     lines = [
         (record["method"], 30, INK),
-        (english(numbers.heading(record)), 15, QUIET),
+        (english(numbers.heading(record)).partition(" · ")[2], 15, QUIET),
         (record["question"], 18, QUIET),
         (record["answer"] or "-", 24, INK),
         None,

@@ -111,7 +111,7 @@ def _counts(record: dict) -> dict[str, str]:
         _time(record, "per_token") if s["per_token"] else "–",
         _time(record, "total"),
         f"{against['agreement']:.0%}".replace("%", " %") if against else "–",
-        "–" if kl is None else say("nats", f"{kl:.3f}" if kl >= 0.0005 or kl == 0 else f"{kl:.1e}"),
+        "–" if kl is None else say("nats", f"{kl:.3f}" if kl >= 0.0005 else "&lt; 0.001"),
     )
     return dict(zip(ROWS, values, strict=True))
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from longtail import REDUCERS, Reducer
+from longtail import REDUCERS, Reducer, make
+from longtail.export import picture
 
-from . import arithmetic, board, chart, export, layout, link, prose, run
+from . import arithmetic, board, chart, export, layout, link, panel, prose, run
 from .controls import chosen
 from .examples import EXAMPLES, Example, read_examples
 from .host import Host
@@ -156,8 +157,8 @@ def _wire_runs(page: Page) -> list:
         asking.follow.click(on, **how, **checked),
     ]
 
-    def by_hand(*values, event: gr.EventData):
-        return _by_hand(page, values, str(event.patches))
+    def by_hand(event: gr.EventData, *values):
+        return _by_hand(page, values, [int(patch) for patch in event.patches])
 
     for column in page.columns:
         chosen = column.parts["panel"].ask(by_hand, page.lanes(), page.setting(), **QUICK)
@@ -204,11 +205,11 @@ def _lanes(values) -> Lanes:
     return Lanes(list(shown), list(methods), [column or {} for column in settings])
 
 
-def _by_hand(page: Page, values, patches: str) -> dict:
+def _by_hand(page: Page, values, marked: list[int]) -> dict:
     """The patches chosen by hand as a column of their own: the one that has them already, a free one, or the last."""
     lanes = _lanes(values)
     have = next((i for i, on in enumerate(lanes.shown) if on and lanes.methods[i] == "Manual"), None)
-    return page.set(lanes.having("Manual", {"patches": patches}, have))
+    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have))
 
 
 # ---- what is asked
@@ -365,8 +366,8 @@ def _replayed(page: Page, result: board.Result, name: str) -> dict:
     records, crop = result.comparison.records, result.comparison.crop
     parts = _blank(None, None) | board.standing(result, arithmetic.Sheet())
     for column, record in zip(result.columns, records, strict=True):
-        parts[column, "picture"] = export.picture(crop)
-        parts[column, "panel"] = board.panel.view(record)
+        parts[column, "picture"] = picture(crop)
+        parts[column, "panel"] = panel.view(record)
     parts |= run.said(say("replayed", name)) | {board.CONDITIONS: prose.escape(result.comparison.conditions)}
     known = [record["method"] if record["method"] in REDUCERS else "Full" for record in records]
     asked = {page.asking.question: records[0]["question"], page.asking.picture: None, page.asking.example: ""}

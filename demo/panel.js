@@ -157,7 +157,7 @@ svg.addEventListener('keydown', event => {
 });
 hand.addEventListener('click', event => {
   const what = event.target.dataset.do;
-  if (what === 'ask') return trigger('ask', {patches: [...chosen].sort((a, b) => a - b).join(',')});
+  if (what === 'ask') return trigger('ask', {patches: [...chosen].sort((a, b) => a - b)});
   if (what === 'clear') chosen.clear();
   if (what === 'kept') states.forEach((state, p) => ['kept', 'recovered'].includes(state) && chosen.add(p));
   if (what) picked();

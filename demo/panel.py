@@ -11,11 +11,11 @@ from longtail.similarity import objective
 from . import chart, draw, figures
 
 SCRIPT = chart.LOADER + chart.script("panel.js")
-TEMPLATE = """<div class="patches"><svg class="picture" tabindex="0" role="group"></svg>
-<p class="tip"></p><div class="scrub" hidden><input type="range" min="0" step="1"><output></output></div>
+TEMPLATE = """<svg class="picture" tabindex="0" role="group"></svg><p class="tip"></p>
+<div class="under"><div class="scrub" hidden><input type="range" min="0" step="1"><output></output></div>
 <div class="legend" role="group"></div>
-<div class="hand" hidden><span></span> <button data-do="ask"></button> <button data-do="kept"></button>
-<button data-do="clear"></button></div></div>
+<div class="hand" hidden><span></span> <button type="button" data-do="ask"></button>
+<button type="button" data-do="kept"></button> <button type="button" data-do="clear"></button></div></div>
 <div class="curve"><div class="plot" tabindex="0" role="group" hidden></div><i class="dot" hidden></i>
 <p class="none"></p></div>"""
 

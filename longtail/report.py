@@ -87,7 +87,7 @@ class Record(Shape):
 
     model: Name
     method: Name
-    params: Annotated[dict[Name, bool | int | float | Name], Field(max_length=50)]
+    params: Annotated[dict[Name, bool | int | float | Text], Field(max_length=50)]
     question: Text
     history: Annotated[list[tuple[Text, Text]], Field(max_length=100)] = []
     answer: Text
