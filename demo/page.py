@@ -8,7 +8,7 @@ import gradio as gr
 
 from longtail import REDUCERS, open_image
 
-from . import controls, numbers, run, words
+from . import api, controls, numbers, run, words
 from .examples import EXAMPLES, Example, cards, read_examples
 
 COLUMNS, FEWEST = 4, 2
@@ -53,7 +53,7 @@ def build(llava, time_limit: float = 60.0, examples: Path = EXAMPLES) -> gr.Bloc
     """The page for a loaded model."""
     scenes = read_examples(examples)
     gr.set_static_paths([examples.resolve()])
-    with gr.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(words.header(llava), elem_id="header", js_on_load=None)
         with gr.Row(elem_id="ask"):
             asking = _asking(llava, scenes)
@@ -70,6 +70,7 @@ def build(llava, time_limit: float = 60.0, examples: Path = EXAMPLES) -> gr.Bloc
         running = _wire_run(llava, time_limit, asking, columns, shown, places)
         _wire_inputs(_fresh(llava, asking, places), asking, picks, scenes, list(places.values()), running)
         _wire_columns(columns, add, shown)
+        api.endpoints(llava, time_limit)
     return page
 
 
