@@ -40,7 +40,7 @@ class Blocks(gr.Blocks):
         except Exception as error:
             if block_fn.api_visibility != "public":
                 raise
-            log.info("a file was refused: %s", error)
+            log.info("a file was refused: %s", type(error).__name__)
             raise gr.Error(NO_FILE, print_exception=False) from error
 
 
