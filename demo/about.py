@@ -29,7 +29,7 @@ TEXT = {
     "prompt": "Prompt",
     "prompt_text": "the kept tokens, spliced in between the words",
     "model": "Language model",
-    "model_text": "reads fewer tokens before a word",
+    "model_text": "reads fewer tokens",
     "cache": "KV cache",
     "cache_text": "holds a budget; for each new token the least related leaves",
     "knee_mark": "knee i*",
@@ -50,7 +50,10 @@ TEXT = {
         "Where its CLS looks was taught, things before ground. So it shows how a method works, not that it works: a "
         "curve drawn on it is no evidence about a real LLaVA, and a photograph tells it nothing."
     ),
-    "tiny_source": "Measured on {scenes} held-out scenes, exact match; the last two keep {fewer} of {patches} tokens.",
+    "tiny_source": (
+        "Exact match on {scenes} held-out scenes, by teacher forcing, the mean over families of questions; the last "
+        "two keep {fewer} of {patches} tokens. The model's card has the rest."
+    ),
     "other": "{name} answers here, in {dtype} on {device}; an image is {rows} × {columns} patches to it.",
     "other_limits": (
         "It is not the miniature that comes with LongTail. Nobody has measured its accuracy here: what you see is one "
