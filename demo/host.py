@@ -12,6 +12,12 @@ class Host:
     def __init__(self, llava, names: tuple[str, ...] = (), load: Callable | None = None):
         self.llava, self.names, self.load = llava, names, load
 
+    def ready(self):
+        """The model. Raises ValueError where the page was started without one."""
+        if self.llava is None:
+            raise ValueError("no model is loaded, this page replays reports: start app.py with --model tiny to ask")
+        return self.llava
+
     def change(self, name: str):
         """Unload the model, load another; where that fails the old one is loaded again. Raises ValueError, OSError."""
         if name not in self.names:
@@ -25,6 +31,11 @@ class Host:
             self.llava = self.load(before) if before else None
             raise
         return self.llava
+
+
+def longest(llava) -> int:
+    """The most new tokens that may be asked for."""
+    return min(512, llava.room() // 2) if llava else 512
 
 
 def free():

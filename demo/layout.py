@@ -9,6 +9,7 @@ from longtail import REDUCERS, cost, open_image
 
 from . import arithmetic, board, chart, controls, export, numbers, panel, prose
 from .examples import Example, cards
+from .host import longest
 from .presets import COLUMNS, FEWEST, FIRST, PRESETS
 from .words import dictionary, say
 from .words import label as t
@@ -214,10 +215,9 @@ def _upload(scene: Example | None) -> gr.Image:
 
 
 def _options(llava) -> list[gr.components.Component]:
-    longest = min(512, llava.room() // 2) if llava else 512
     most = 2**31 - 1
     return [
-        gr.Slider(1, longest, 128, step=1, label=t("new_tokens"), info=t("new_tokens_info")),
+        gr.Slider(1, longest(llava), 128, step=1, label=t("new_tokens"), info=t("new_tokens_info")),
         gr.Slider(0, 2, 0, step=0.05, label=t("temperature"), info=t("temperature_info")),
         gr.Number(0, label=t("seed"), precision=0, minimum=0, maximum=most, info=t("seed_info")),
         gr.Slider(2, 20, 5, step=1, label=t("repeats"), info=t("repeats_info")),

@@ -92,7 +92,7 @@ def launching(share: bool = False) -> dict:
     return {
         "theme": theme(),
         "i18n": I18N,
-        "css_paths": [Path(__file__).with_name("page.css")],
+        "css_paths": sorted(Path(__file__).parent.glob("*.css")),
         "show_error": False,
         "max_file_size": "10mb",
         "allowed_paths": [],
@@ -100,7 +100,7 @@ def launching(share: bool = False) -> dict:
         "enable_monitoring": False,
         "strict_cors": True,
         "run_history": False,
-        "footer_links": ["settings"],
+        "footer_links": ["api", "settings"],
         "favicon_path": None,
         "share": share,
     }

@@ -11,7 +11,7 @@ import gradio as gr
 from longtail import REDUCERS, Reducer, make
 from longtail.export import picture
 
-from . import arithmetic, board, chart, export, layout, link, panel, prose, run
+from . import about, api, arithmetic, board, chart, export, layout, link, panel, prose, run
 from .controls import chosen
 from .examples import EXAMPLES, Example, read_examples
 from .host import Host
@@ -111,7 +111,7 @@ def build(
     """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`."""
     scenes = read_examples(examples)
     gr.set_static_paths([examples.resolve(), chart.PLOTLY])
-    with gr.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         status, model = layout.top(llava, models)
         with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
             with gr.Tab(label("tab_compare"), id="compare"):
@@ -119,7 +119,9 @@ def build(
                 bar = layout.bar()
                 columns = layout.columns(blocks, llava, scenes)
                 overlaps = gr.HTML("", elem_id="overlaps", js_on_load=None)
-        gr.HTML(prose.footer(), elem_id="footer", js_on_load=None)
+                gr.HTML(prose.footer(), elem_id="footer", js_on_load=None)
+            with gr.Tab(label("tab_about"), id="about"):
+                about.about(llava)
         shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
         result = gr.State(None, time_to_live=3600)
         host = Host(llava, models, load)
@@ -129,6 +131,7 @@ def build(
         _wire_columns(page)
         _wire_files(page, runs)
         _wire_link(page, blocks)
+        api.endpoints(host, time_limit)
         model.change(_changing(page), model, page.outputs(), cancels=runs, **LANE, **WAITING)
     return blocks
 
@@ -171,8 +174,7 @@ def _asking(page: Page, mode: str):
     """The event of a button: what the page holds, made into a comparison."""
 
     def produce(stop, upload, budget, question, new, temperature, seed, repeats, model, gpu, width, before, *lanes):
-        if page.host.llava is None:
-            raise ValueError("no model is loaded: this page replays reports; start app.py with --model tiny to ask")
+        llava = page.host.ready()
         if mode == "follow" and not (before and before.answers):
             raise ValueError("there is no answer to follow up on yet: press Run first")
         asked = board.Asked(
@@ -187,7 +189,7 @@ def _asking(page: Page, mode: str):
             after=before if mode == "follow" else None,
             sheet=arithmetic.Sheet(model, gpu, width),
         )
-        yield from board.compare(stop, page.host.llava, asked)
+        yield from board.compare(stop, llava, asked)
 
     return run.streamed(produce, page.update)
 

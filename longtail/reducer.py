@@ -141,7 +141,7 @@ class Reducer:
             if not isinstance(value, str):
                 raise ValueError(f"{name} must be text, {given}")
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             raise ValueError(f"{name} must be a finite number, {given}")
         if parameter.kind is int and value != int(value):
             raise ValueError(f"{name} must be a whole number, {given}")
