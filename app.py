@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import tempfile
+from functools import partial
 
 UPLOADS = tempfile.TemporaryDirectory(prefix="longtail-")  # ours alone, gone when we are
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -20,7 +21,8 @@ from PIL import Image
 
 import longtail
 from demo import look
-from demo.page import FEWEST, FIRST, build
+from demo.page import build
+from demo.presets import FEWEST, FIRST
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 2 where what was asked for cannot be had, 1 for anything else, in a sentence."""
     try:
         flags = parsed(arguments)
-        llava = longtail.load(flags.model, flags.dtype, flags.quantization, flags.device)
-        page = build(llava, flags.time_limit)
-        warm_up(llava)
+        load = partial(loaded, flags)
+        llava = load(flags.model)
+        page = build(llava, flags.time_limit, models=tuple(dict.fromkeys([flags.model, *flags.models])), load=load)
         page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
         place = {"server_name": flags.host, "server_port": flags.port}
         page.launch(**place, mcp_server=flags.mcp, **look.launching(share=flags.share))
@@ -58,7 +60,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         default = os.environ.get(variable) or default
         parser.add_argument(f"--{name}", default=default, help=f"{help} (default: {default}; {variable})", **options)
 
-    flag("model", "tiny", "a known name, a hub id or a folder")
+    flag("model", "tiny", "a known name, a hub id or a folder; none: a page that only replays reports")
+    flag("models", "", "more models that visitors may change to, comma between", type=names)
     flag("dtype", "auto", "auto, float32, bfloat16 or float16")
     flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
     flag("device", "auto", "auto, cpu, cuda or cuda:N")
@@ -98,6 +101,20 @@ def switch(text: str) -> bool:
     if text.lower() not in ("on", "off", "1", "0", "true", "false"):
         raise argparse.ArgumentTypeError(f"must be on or off, got {text!r}")
     return text.lower() in ("on", "1", "true")
+
+
+def loaded(flags: argparse.Namespace, name: str):
+    """A model, warmed up; None for the name none: the page replays reports."""
+    if name == "none":
+        return None
+    llava = longtail.load(name, flags.dtype, flags.quantization, flags.device)
+    warm_up(llava)
+    return llava
+
+
+def names(text: str) -> list[str]:
+    """A flag's list, comma between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def warm_up(llava):

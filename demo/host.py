@@ -11,6 +11,7 @@ class Host:
 
     def __init__(self, llava, names: tuple[str, ...] = (), load: Callable | None = None):
         self.llava, self.names, self.load = llava, names, load
+        self.name = names[0] if names else None
 
     def ready(self):
         """The model. Raises ValueError where the page was started without one."""
@@ -22,13 +23,12 @@ class Host:
         """Unload the model, load another; where that fails the old one is loaded again. Raises ValueError, OSError."""
         if name not in self.names:
             raise ValueError(f"the model must be one of {', '.join(self.names) or 'none'}, got {name!r}")
-        before = self.llava and self.llava.name
-        self.llava = None
+        before, self.name, self.llava = self.name, name, None
         free()
         try:
             self.llava = self.load(name)
         except Exception:
-            self.llava = self.load(before) if before else None
+            self.name, self.llava = before, self.load(before)
             raise
         return self.llava
 

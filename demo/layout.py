@@ -77,7 +77,7 @@ def top(llava, models: tuple[str, ...]) -> tuple[gr.HTML, gr.Dropdown]:
         status = gr.HTML(prose.status(llava), elem_id="status", js_on_load=None)
         model = gr.Dropdown(
             list(models),
-            value=llava.name if llava and llava.name in models else None,
+            value=models[0] if models else None,
             label=t("model"),
             elem_id="model",
             visible=len(models) > 1,

@@ -264,7 +264,7 @@ def _changing(page: Page):
     """Another model: the one before is unloaded first, the columns start afresh."""
 
     def change(name, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
-        if page.host.llava and page.host.llava.name == name:
+        if page.host.name == name:
             return {page.asking.message: gr.skip()}
         try:
             with run.LANE:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import app
 import longtail
-from demo import api, look, page, run
+from demo import api, host, look, page, run
 from longtail import REDUCERS
 
 ROOT = Path(__file__).parents[1]
