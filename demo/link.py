@@ -9,6 +9,9 @@ from .examples import Example
 from .presets import Lanes
 
 SCRIPT = script("link.js")
+OPENED = """() => {{ const now = new URLSearchParams(location.search);
+  '{0}' === 'compare' ? now.delete('tab') : now.set('tab', '{0}');
+  history.replaceState(history.state, '', `?${{now}}`); }}"""
 TABS = ("compare", "sweep", "results", "about")
 NUMBERS = {"budget": (0, 576), "new": (1, 100_000), "temperature": (0, 2), "seed": (0, 2**31 - 1), "repeats": (2, 20)}
 LONGEST = 8000  # characters of an address that are read

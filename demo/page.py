@@ -114,13 +114,13 @@ def build(
     with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         status, model = layout.top(llava, models)
         with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
-            with gr.Tab(label("tab_compare"), id="compare"):
+            with gr.Tab(label("tab_compare"), id="compare") as compare_tab:
                 asking, picks = layout.asking(llava, scenes)
                 bar = layout.bar()
                 columns = layout.columns(blocks, llava, scenes)
                 overlaps = gr.HTML("", elem_id="overlaps", js_on_load=None)
                 gr.HTML(prose.footer(), elem_id="footer", js_on_load=None)
-            with gr.Tab(label("tab_about"), id="about"):
+            with gr.Tab(label("tab_about"), id="about") as about_tab:
                 about.about(llava)
         shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
         result = gr.State(None, time_to_live=3600)
@@ -131,6 +131,8 @@ def build(
         _wire_columns(page)
         _wire_files(page, runs)
         _wire_link(page, blocks)
+        for tab in (compare_tab, about_tab):
+            tab.select(None, js=link.OPENED.format(tab.id), **QUICK)
         api.endpoints(host, time_limit)
         model.change(_changing(page), model, page.outputs(), cancels=runs, **LANE, **WAITING)
     return blocks

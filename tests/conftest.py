@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from browsing import browser, complaints, scenes, url, visit  # noqa: F401 (fixtures)
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (

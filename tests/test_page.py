@@ -1,18 +1,12 @@
-"""The page: its parts as functions, then the whole of it in a real browser.
-
-`python tests/test_page.py 3` takes the README's pictures, of example 3.
-"""
+"""The page: its parts as functions. `test_browser` has the whole of it."""
 
 import asyncio
 import base64
 import io
 import json
 import re
-import shutil
 import sys
 import threading
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFont
-from playwright.sync_api import expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from browsing import working
 
 import app
 import longtail
@@ -36,7 +31,6 @@ from demo import (
     export,
     figures,
     link,
-    look,
     numbers,
     page,
     panel,
@@ -48,10 +42,6 @@ from longtail import REDUCERS, LongTail, Reducer, make, param
 from longtail.export import PHASES
 from longtail.export import phases as export_phases
 from longtail.similarity import long_tail
-
-expect.set_options(timeout=20_000)  # a loaded machine is no failure
-README = Path(__file__).parents[1] / "assets" / "readme"
-
 
 # ---- controls
 
@@ -654,10 +644,6 @@ def test_an_error_is_a_sentence_and_the_next_run_works(caplog):
     assert not working()
 
 
-def working() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "comparison"]
-
-
 # ---- serving
 
 
@@ -694,372 +680,8 @@ def test_examples_are_there():
         assert longtail.open_image(example.image) and example.question and example.answer and example.note
 
 
-# ---- the browser
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """Two examples, drawn here."""
-    folder = tmp_path_factory.mktemp("scenes")
-    listed = []
-    for i, colour in enumerate(("red", "blue")):
-        scene = Image.new("RGB", (96, 96), "grey")
-        scene.paste(colour, (16 + 32 * i, 24, 48 + 32 * i, 56))
-        scene.save(folder / f"{colour}.png")
-        listed.append({"image": f"{colour}.png", "question": f"Is it {colour}?", "answer": "Yes", "note": "a square"})
-    (folder / "examples.json").write_text(json.dumps(listed))
-    return folder
-
-
-@contextmanager
-def served(llava, folder):
-    """The page's address, served as app.py serves it."""
-    built = page.build(llava, examples=folder)
-    built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
-    _, url, _ = built.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
-    try:
-        yield url
-    finally:
-        built.close()
-
-
-@contextmanager
-def chromium():
-    """A browser, the system's own."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path, "the page's tests need Chromium: apt-get install -y --no-install-recommends chromium"
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def url(llava, scenes):
-    with served(llava, scenes) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as it:
-        yield it
-
-
-@pytest.fixture
-def visit(browser, url, monkeypatch):
-    """Open the page; in the end, no script has failed and no request has left the machine. Answers are short here."""
-    opened, complaints, engine = [], [], run.generate
-    monkeypatch.setattr(run, "generate", lambda *a, **o: engine(*a, **o | {"max_new_tokens": 20}))
-
-    def visit_(width=1440):
-        tab = browser.new_page(viewport={"width": width, "height": 900})
-        tab.on("pageerror", lambda error: complaints.append(f"script error: {error}"))
-        tab.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
-        tab.on("request", lambda r: complaints.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-        tab.goto(url)
-        expect(tab.locator("#column-2")).to_be_visible()
-        opened.append(tab)
-        return tab
-
-    yield visit_
-    for tab in opened:
-        tab.close()
-    assert not complaints
-    idle()
-
-
-def idle():
-    """Wait until no worker is left; fail if one stays."""
-    deadline = time.monotonic() + 10
-    while working() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not working()
-
-
-def press(tab, name):
-    tab.get_by_role("button", name=name, exact=True).click()
-
-
-def says(tab, text):
-    expect(tab.locator("#message")).to_contain_text(text)
-
-
-def refuses(tab, sentence):
-    expect(tab.locator("#trouble")).to_contain_text(sentence)
-
-
-def slowly(monkeypatch, first=0.0, each=0.0):
-    """Have the engine take its time."""
-    engine = run.generate
-
-    def generate(*arguments, **options):
-        time.sleep(first)
-        for answer in engine(*arguments, **options):
-            yield answer
-            time.sleep(each)
-
-    monkeypatch.setattr(run, "generate", generate)
-
-
-def test_an_example_is_answered_side_by_side(visit):
-    tab = visit()
-    expect(tab.get_by_label("Question")).to_have_value("Is it red?")
-    tab.locator("[data-example='1']").press("Enter")
-    expect(tab.get_by_label("Question")).to_have_value("Is it blue?")
-    press(tab, "Run")
-    says(tab, "Done")
-    for column, method in ((1, "Full"), (2, "LongTail")):
-        lane = tab.locator(f"#column-{column}")
-        expect(lane.locator(".answer p")).not_to_have_text("")
-        expect(lane.locator(".by p")).to_contain_text(method)
-        expect(lane.locator("p.kept")).to_contain_text("of 36 visual tokens")
-        expect(lane.locator(".rows td").first).to_contain_text("tokens")
-        expect(lane.locator(".legend div").last).to_contain_text("kept")
-    expect(tab.locator("#column-1")).to_contain_text("Full sorts no similarity curve")
-    expect(tab.locator("#column-2 .curve")).to_contain_text("knee i*")
-    expect(tab.locator("#conditions")).to_contain_text("n = 1")
-    colours = tab.locator("#column-2 .latency i").evaluate_all(
-        "all => all.map(i => getComputedStyle(i).backgroundColor)"
-    )
-    assert len({*colours, "rgba(0, 0, 0, 0)"}) == len(numbers.PHASES) + 1, "each phase has a colour of its own"
-    tops = tab.locator(".lane .numbers .rows").evaluate_all("tables => tables.map(t => t.getBoundingClientRect().top)")
-    assert len(tops) == 2 and tops[0] == tops[1], "the numbers stand on one row"
-
-
-def test_what_the_model_says_stays_text(visit, monkeypatch):
-    engine = run.generate
-
-    def generate(*arguments, **options):
-        for answer in engine(*arguments, **options):
-            object.__setattr__(answer, "text", "<img src=x onerror='throw 1'>{{value}}${1}")
-            yield answer
-
-    monkeypatch.setattr(run, "generate", generate)
-    tab = visit()
-    press(tab, "Run")
-    says(tab, "Done")
-    expect(tab.locator("#column-2 .answer p")).to_contain_text("<img src=x onerror='throw 1'>")
-
-
-def test_stop_before_the_first_token_and_later(visit, monkeypatch):
-    tab = visit()
-    with monkeypatch.context() as patch:
-        slowly(patch, first=0.5, each=0.05)
-        press(tab, "Run")
-        says(tab, "Full is answering")
-        press(tab, "Stop")
-        says(tab, "Stopped")
-        idle()
-        press(tab, "Run")
-        expect(tab.locator("#column-1 .answer p")).not_to_have_text("")
-        press(tab, "Stop")
-        says(tab, "Stopped")
-        idle()
-    press(tab, "Run")
-    says(tab, "Done")
-
-
-def test_a_double_click_is_one_run(visit, monkeypatch):
-    calls, engine = [], run.generate
-    monkeypatch.setattr(run, "generate", lambda *a, **o: calls.append(1) or engine(*a, **o))
-    tab = visit()
-    tab.get_by_role("button", name="Run", exact=True).dblclick()
-    says(tab, "Done")
-    assert len(calls) == 2
-
-
-def test_a_closed_tab_ends_its_run(visit, monkeypatch):
-    slowly(monkeypatch, each=0.05)
-    tab = visit()
-    press(tab, "Run")
-    says(tab, "Full is answering")
-    tab.close()
-    idle()
-
-
-def test_a_failing_engine_is_said_and_the_next_run_works(visit, monkeypatch):
-    tab = visit()
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "generate", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("boom")))
-        press(tab, "Run")
-        refuses(tab, "The model failed with RuntimeError")
-    press(tab, "Run")
-    says(tab, "Done")
-
-
-@pytest.fixture(scope="module")
-def odd_files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("odd")
-    (folder / "words.png").write_text("not a picture")
-    whole = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole, "JPEG")
-    (folder / "cut.jpg").write_bytes(whole.getvalue()[:900])
-    Image.new("1", (20_000, 20_000)).save(folder / "vast.png")
-    return folder
-
-
-def test_bad_input_is_refused_in_a_sentence(visit, odd_files):
-    tab = visit()
-    for name, sentence in (
-        ("words.png", "words.png is not a readable PNG, JPEG, WEBP, GIF or BMP file"),
-        ("cut.jpg", "is damaged or cut short"),
-    ):
-        press(tab, "Clear")
-        says(tab, "Drop an image in")
-        tab.locator("#ask-image input[type=file]").set_input_files(odd_files / name)
-        refuses(tab, sentence)
-        press(tab, "Run")
-        refuses(tab, "There is no image yet")
-    tab.locator("[data-example='0']").click()
-    expect(tab.get_by_label("Question")).to_have_value("Is it red?")
-    for question, sentence in (("", "The question is empty"), ("why " * 2500, "The question has 10,000 characters")):
-        tab.get_by_label("Question").fill(question)
-        press(tab, "Run")
-        refuses(tab, sentence)
-    tab.get_by_label("Question").fill("What is it?")
-    press(tab, "Run")
-    says(tab, "Done")
-    expect(tab.locator("#trouble p")).to_be_empty()
-
-
-def test_a_vast_image_is_refused_by_its_header(visit, odd_files):
-    tab = visit()  # whose own browser will labour at it: the next visitor's must not
-    tab.locator("#ask-image input[type=file]").set_input_files(odd_files / "vast.png")
-    refuses(tab, "vast.png is too large: at most 40 megapixels")
-    tab = visit()
-    press(tab, "Run")
-    says(tab, "Done")
-
-
-def test_columns_come_and_go_and_keep_their_settings(visit):
-    tab = visit()
-    tab.locator("#column-2 .parameters > button").click()
-    alpha = tab.locator("#column-2").get_by_label("number input for alpha")
-    alpha.fill("0.5")
-    alpha.press("Tab")
-    press(tab, "Add a method")
-    expect(tab.locator("#column-3")).to_be_visible()
-    press(tab, "Add a method")
-    expect(tab.locator("#column-4")).to_be_visible()
-    expect(tab.get_by_role("button", name="Add a method")).to_be_hidden()
-    expect(alpha).to_have_value("0.5")
-    tab.locator("#column-1 .remove").click()
-    expect(tab.locator("#column-1")).to_be_hidden()
-    press(tab, "Run")
-    says(tab, "Done")
-    expect(tab.locator("#column-2 .by p")).to_contain_text("LongTail · alpha 0.5")
-    for column in (3, 4):
-        expect(tab.locator(f"#column-{column} .answer p")).not_to_have_text("")
-    tab.locator("#column-4 .remove").click()
-    expect(tab.locator("#column-4")).to_be_hidden()
-    expect(tab.locator("#column-2 .remove")).to_be_hidden()
-
-
-def test_parameters_follow_the_method(visit):
-    tab = visit()
-    lane = tab.locator("#column-2")
-    lane.locator(".parameters > button").click()
-    slider = lane.get_by_label("range slider for alpha")
-    expect(slider).to_have_attribute("max", "1")
-    lane.get_by_label("head", exact=True).check()
-    expect(slider).to_have_attribute("max", f"{LongTail.limits('alpha', reading='head')[1]:g}")
-    lane.get_by_label("number input for alpha").fill("3")
-    lane.get_by_label("tail", exact=True).check()
-    expect(slider).to_have_attribute("max", "1")
-    expect(lane.get_by_label("number input for alpha")).to_have_value("1")
-    lane.get_by_label("Method 2").click()
-    tab.get_by_role("option", name="Random").click()
-    expect(lane.get_by_label("seed")).to_be_visible()  # Random's own: LongTail has a budget too
-    expect(lane.locator(".about p").first).to_contain_text("drawn at random")
-    lane.get_by_label("number input for budget").fill("9")
-    lane.get_by_label("number input for budget").press("Tab")
-    press(tab, "Run")
-    says(tab, "Done")
-    expect(lane.locator("p.kept")).to_contain_text("9 of 36")
-
-
-def test_the_menu_has_every_method(visit, monkeypatch):
-    """Found by typing, picked, described; one that cannot run says why in its own column."""
-    tab = visit()
-    menu, lane = tab.locator("#column-1").get_by_label("Method 1"), tab.locator("#column-1")
-    menu.click()
-    options = tab.get_by_role("option")
-    expect(options).to_have_count(len(REDUCERS))
-    box = tab.get_by_role("listbox").bounding_box()
-    assert box["height"] <= 500 and box["y"] + box["height"] <= 900, "the menu scrolls, the page stays"
-    menu.press("Control+A")
-    menu.press_sequentially("unif")
-    expect(options).to_have_count(1)
-    options.click()
-    expect(lane.locator(".about p").first).to_contain_text("Keeps the patches at the cell centres")
-    monkeypatch.setattr(longtail.Uniform, "reduce", Choosy.reduce)
-    press(tab, "Run")
-    says(tab, "Done, but 1 of 2 could not run")
-    expect(lane.locator(".refusal p")).to_have_text("This model has no CLIP text tower.")
-    expect(lane.locator(".answer p")).to_be_hidden()
-    expect(tab.locator("#column-2 .answer p")).not_to_have_text("")
-    expect(tab.locator("#column-2 .refusal p")).to_be_hidden()
-
-
-def test_a_phone_shows_it_all(visit):
-    tab = visit(390)
-    press(tab, "Run")
-    says(tab, "Done")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    wide = tab.evaluate(
-        """[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 391
-        && !e.closest('.cards') && e.checkVisibility()).map(e => e.className + ' ' + e.tagName)"""
-    )
-    assert not wide
-
-
-def test_every_input_has_a_name(visit):
-    tab = visit()
-    accordions = tab.locator(".parameters > button, #more > button")
-    expect(accordions).to_have_count(page.FEWEST + 1)  # all() takes what is there, be it nothing yet
-    for accordion in accordions.all():
-        accordion.click()
-    for name in ("number input for heavy", "number input for temperature"):
-        expect(tab.get_by_label(name)).to_be_visible()
-    nameless = tab.evaluate(
-        """[...document.querySelectorAll('main :is(input, textarea, select, button)')].filter(e => e.checkVisibility()
-        && !e.querySelector('img') && !e.labels?.length && !e.ariaLabel && !e.title && !e.innerText.trim())
-        .map(e => e.outerHTML.slice(0, 200))"""
-    )
-    assert not nameless
-
-
 def test_three_endpoints_are_public(llava, scenes):
     """What the page itself does is its own: tests/test_api.py has the rest."""
     built = page.build(llava, examples=scenes)
     named = [fn.api_name for fn in built.fns.values() if fn.api_visibility == "public"]
     assert sorted(named) == ["answer", "compare", "methods"]
-
-
-# ---- the README's pictures
-
-
-def picture_readme(example: int = 0):
-    """Run an example of the bundled model and picture the page: wide, wide and dark, narrow."""
-    with served(longtail.load("tiny"), examples.EXAMPLES) as url, chromium() as browser:
-        for name, width, scheme in (("1440", 1440, "light"), ("1440-dark", 1440, "dark"), ("390", 390, "light")):
-            tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            tab.goto(url)
-            expect(tab.locator("#column-2")).to_be_visible()
-            if example:
-                tab.locator(f"[data-example='{example}']").click()
-                expect(tab.locator(f"[data-example='{example}']")).to_have_attribute("aria-pressed", "true")
-                tab.wait_for_timeout(1000)
-            press(tab, "Run")
-            says(tab, "Done")
-            for part in tab.locator(".lane > *").all():  # pictures are loaded when they are seen
-                if part.is_visible():
-                    part.scroll_into_view_if_needed()
-            tab.evaluate("scrollTo(0, 0)")
-            tab.wait_for_timeout(1000)
-            tab.screenshot(path=README / f"page-{name}.png", full_page=True)
-
-
-if __name__ == "__main__":
-    picture_readme(*map(int, sys.argv[1:]))
