@@ -55,7 +55,7 @@ def measure(
             rounds[at].append(answer(llava, image, question, reducers[at], **options))
     warmed = "after one warm-up run" if warm_up else "without warm-up"
     conditions = (
-        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {_device_name(llava.device)}, "
+        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {device_name(llava.device)}, "
         f"{torch.get_num_threads()} threads; {warmed}, seconds are the median of {repeat} in rotated order"
     )
     return Comparison([_median(answers) for answers in rounds], conditions, llava.crop(image), llava.grid)
@@ -77,8 +77,9 @@ def _median(answers: list[Answer]) -> dict:
     return record | {"repeat": len(answers)}
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+def device_name(device: torch.device) -> str:
+    """What a CPU or GPU calls itself."""
+    return torch.cuda.getdevice_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def _json(comparison: Comparison) -> str:
