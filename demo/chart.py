@@ -13,7 +13,7 @@ TEMPLATE = '<div class="plot" role="img" aria-label="${label}"></div>'
 
 
 def chart(label: str, figure: go.Figure | None = None, **look) -> gr.HTML:
-    """A place for a figure, `drawn(figure)` its value; `.point(...)` is the event, `event.key` the point's customdata."""
+    """A place for a figure; `.point(...)` is its event, `event.key` the customdata of the point that was clicked."""
     value = drawn(figure)
     return gr.HTML(value, label=label, html_template=TEMPLATE, js_on_load=SCRIPT, apply_default_css=False, **look)
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from .tokens import Curve, Reduced, VisualTokens
 class Tokens:
     """Counts. `prompt`: text and visual tokens that enter the language model; `generated`: ids produced, the end
     token included; `kv_entries`: live entries of a layer (mean over layers); `kv_bytes`: bytes of all live entries;
-    `layer_mean`: visual tokens entering a decoder layer at prefill (mean over layers)."""
+    `layers`: visual tokens entering each decoder layer at prefill; `layer_mean`: their mean."""
 
     patches: int
     visual: int
@@ -31,6 +32,7 @@ class Tokens:
     kv_entries: float
     kv_bytes: int
     layer_mean: float
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Answer:
     visual_span: tuple[int, int]  # positions of the visual tokens in the prompt
     lost: tuple[int, ...]  # true positions the language model gave up, oldest first
     recycled: tuple[tuple[int, int], ...]  # true positions it merged, each with that of the entry that speaks for it
+    steps: tuple[tuple[int, int], ...]  # after each token: characters of the text, entries of `lost` that were gone
     first_logits: Tensor | None  # [V] float32, on the host
     finished: str | None
     seed: int
@@ -81,8 +84,8 @@ class Answer:
         return self.reduced[0].curve if self.reduced else None
 
     def record(self) -> dict:
-        """This answer as plain JSON values."""
-        curve = self.curve
+        """This answer as plain JSON values. `keep` and `source` count patches and tokens through all `views`."""
+        curve, views = self.curve, self.reduced
         return {
             "model": self.model,
             "method": self.method,
@@ -90,15 +93,19 @@ class Answer:
             "question": self.question,
             "answer": self.text,
             "finished": self.finished,
-            "tokens": dataclasses.asdict(self.tokens),
+            "tokens": dataclasses.asdict(self.tokens) | {"layers": list(self.tokens.layers)},
             "seconds": dataclasses.asdict(self.seconds),
             "memory": self.memory,
             "curve": curve and {"knee": curve.knee, "kept": curve.kept, "similarity": curve.similarity.tolist()},
-            "keep": [patch for view in self.reduced for patch in view.keep.tolist()],
-            "source": [token for view in self.reduced for token in view.source.tolist()],
-            "role": [role for view in self.reduced for role in view.role.tolist()],
+            "order": curve and curve.order.tolist(),
+            "views": [{"grid": list(view.grid), "box": list(view.box)} for view in self.visual],
+            "keep": _through([view.keep for view in views], [len(view.source) for view in views]),
+            "source": _through([view.source for view in views], [len(view.keep) for view in views]),
+            "role": [role for view in views for role in view.role.tolist()],
+            "visual_span": list(self.visual_span),
             "lost": list(self.lost),
             "recycled": [list(pair) for pair in self.recycled],
+            "steps": [list(step) for step in self.steps],
             "device": self.device,
             "dtype": self.dtype,
             "seed": self.seed,
@@ -274,6 +281,7 @@ class _Run:
     reduced: tuple[Reduced, ...] = ()
     ids: list[int] = field(default_factory=list)
     text: str = ""
+    steps: list[tuple[int, int]] = field(default_factory=list)
     first_logits: Tensor | None = None
 
     def begin(self, image, seen: Seen | None, new: int) -> Tensor:
@@ -309,6 +317,8 @@ class _Run:
 
     def answer(self, finished: str | None) -> Answer:
         read = self.decoder is not None and self.first_logits is not None
+        lost = self.decoder.lost() if read else ()
+        self.steps[len(self.ids) - 1 :] = [(len(self.text), len(lost))] if self.ids else []
         return Answer(
             model=self.llava.name,
             device=str(self.llava.device),
@@ -323,8 +333,9 @@ class _Run:
             visual=self.visual,
             reduced=self.reduced,
             visual_span=self.decoder.span if read else (0, 0),
-            lost=self.decoder.lost() if read else (),
+            lost=lost,
             recycled=tuple(sorted(self.decoder.recycled.items())) if read else (),
+            steps=tuple(self.steps),
             first_logits=self.first_logits,
             finished=finished,
             seed=self.sampling.seed,
@@ -344,7 +355,15 @@ class _Run:
         if not read:
             return Tokens(patches, visual, 0, 0, 0, 0, visual)
         d = self.decoder
-        return Tokens(patches, visual, d.prompt, len(self.ids), d.entries(), d.bytes(), d.layer_mean())
+        return Tokens(
+            patches, visual, d.prompt, len(self.ids), d.entries(), d.bytes(), d.layer_mean(), tuple(d.entered)
+        )
+
+
+def _through(indices: list[Tensor], sizes: list[int]) -> list[int]:
+    """Indices into each view, counted on through all views; -1 stays."""
+    starts = accumulate(sizes, initial=0)
+    return [n + at if n >= 0 else n for view, at in zip(indices, starts, strict=False) for n in view.tolist()]
 
 
 def _peak_memory(device: torch.device) -> int:

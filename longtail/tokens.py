@@ -76,6 +76,7 @@ class VisualTokens:
     project: Callable[[Tensor], Tensor] = lambda x: x  # vision space -> language space
     question: Question | None = None
     preamble: Question | None = None  # the text before the image, which never holds the question
+    box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, width, height of this view in the model's crop
 
     def layer(self, index: int) -> TowerLayer:
         """Tower layer `index`, counted as in a 24-layer tower. Raises ValueError unless `layers_read()` named it."""
