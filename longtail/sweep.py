@@ -10,9 +10,9 @@ reason           why it could not be run; such a row has no key below
 answer           its words
 patches, visual  patches of the image, visual tokens that enter the language model
 layer_mean       visual tokens that enter a decoder layer, mean over layers: what the model really reads
-agreement        share of words as in the unpruned answer: difflib's ratio over words; no accuracy
+agreement        share of words as in the unpruned answer, of `versus`; no accuracy
 same             whether the two answers are equal to the letter
-kl               KL(unpruned || this one) of the first token, nats, from float32 log-softmax
+kl               KL(unpruned || this one) of the first token, nats
 first_token, total            seconds to the first and to the last token
 first_of_full, total_of_full  the same over those of the unpruned run of the same question
 n                runs behind these numbers
@@ -29,14 +29,15 @@ from pathlib import Path
 
 import torch
 
-from .agreement import agreement, divergence, front, summary
 from .evaluate import Progress
 from .export import device_name
+from .front import front, summary
 from .generate import Answer, answer
 from .models.llava import Llava
 from .points import HOW, MOST, Point, plan, values
 from .reducer import spec
 from .reducers.full import Full
+from .versus import agreement, divergence
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples" / "examples.json"
 
@@ -127,7 +128,7 @@ def _measured(given: Answer, full: Answer) -> dict:
         "layer_mean": tokens.layer_mean,
         "agreement": agreement(given.text, full.text),
         "same": given.text == full.text,
-        "kl": divergence(full.first_logits, given.first_logits),
+        "kl": divergence(given.first_logits, full.first_logits),
         "first_token": seconds.first_token,
         "total": seconds.total,
         "first_of_full": seconds.first_token / full.seconds.first_token,

@@ -7,14 +7,14 @@ import threading
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 import longtail
 from longtail import REDUCERS, LongTail, Reducer, TopK, sweep
 from longtail.__main__ import main
-from longtail.agreement import agreement, divergence, front, summary
+from longtail.front import front, summary
 from longtail.points import MOST, Point, numbers_of, plan, points, values
 from longtail.reducer import param, parse, spec
+from longtail.versus import agreement, divergence
 
 # ---- what is swept
 
@@ -117,20 +117,7 @@ def test_what_cannot_be_swept_is_refused(methods, parameter, given, sentence):
         plan(methods, parameter, given)
 
 
-# ---- the measures
-
-
-def test_agreement_is_of_words():
-    assert agreement("a red ring", "a red ring") == agreement("", "") == 1
-    assert agreement("a red ring", "a blue ring") == pytest.approx(2 / 3)
-    assert agreement("", "a ring") == 0
-
-
-def test_divergence_is_that_of_torch():
-    p, q = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
-    wanted = torch.nn.functional.kl_div(q.log_softmax(0), p.log_softmax(0), log_target=True, reduction="sum")
-    assert divergence(p, q) == pytest.approx(float(wanted), rel=1e-5) and divergence(p, q) != divergence(q, p)
-    assert divergence(p, p) == 0
+# ---- what came of it
 
 
 def test_front_is_what_nothing_beats():
@@ -185,7 +172,7 @@ def test_rows_are_what_answers_say(llava, picture):
             alone.tokens.layer_mean,
         )
         assert row["agreement"] == agreement(alone.text, unpruned.text)
-        assert row["kl"] == pytest.approx(divergence(unpruned.first_logits, alone.first_logits), abs=1e-6)
+        assert row["kl"] == pytest.approx(divergence(alone.first_logits, unpruned.first_logits), abs=1e-6)
         assert row["first_of_full"] == pytest.approx(row["first_token"] / full["first_token"])
         assert (row["parameter"], row["n"], row["image"]) == ("alpha", 1, None)
     json.dumps([full, *rows], allow_nan=False)

@@ -1,26 +1,9 @@
-"""How an answer compares with the unpruned one: words in common, first token; means over questions, Pareto front.
+"""What came of a sweep: means over its questions, the Pareto front of agreement over cost. Rows: see `sweep`."""
 
-Rows are those of `sweep`.
-"""
-
-from difflib import SequenceMatcher
 from statistics import mean
-
-from torch import Tensor
 
 MEANS = ("patches", "visual", "layer_mean", "agreement", "same", "kl", "first_token", "total")
 SHARES = ("first_of_full", "total_of_full")
-
-
-def agreement(words: str, reference: str) -> float:
-    """Share of words in common, in order: difflib's ratio over words, 1 for two empty answers."""
-    return SequenceMatcher(None, words.split(), reference.split(), autojunk=False).ratio()
-
-
-def divergence(reference: Tensor, other: Tensor) -> float:
-    """KL(reference || other) in nats of two rows of logits [V]."""
-    p, q = (logits.float().log_softmax(-1) for logits in (reference, other))
-    return max(float((p.exp() * (p - q)).sum()), 0.0)
 
 
 def summary(rows: list[dict]) -> list[dict]:
