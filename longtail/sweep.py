@@ -33,6 +33,7 @@ from .evaluate import Progress
 from .export import device_name
 from .front import front, summary
 from .generate import Answer, answer
+from .image import open_image
 from .models.llava import Llava
 from .points import HOW, MOST, Point, plan, values
 from .reducer import spec
@@ -80,10 +81,11 @@ def sweep(
     yield Step(None, 0, of, 0.0, None)
     answer(llava, *questions[0], Full(), **options)
     for image, question in questions:
-        full = None
+        full, picture = None, open_image(image)  # decoded once: no run is timed at it
+        about = {"image": str(image) if isinstance(image, str | Path) else None, "question": question}
         for point in [Point("Full"), *draw.sample(asked, len(asked))]:
             begun = time.perf_counter()
-            row, given = _run(llava, image, question, point, full, options)
+            row, given = _run(llava, picture, about, point, full, options)
             if stop is not None and stop.is_set():
                 return
             full = full or _reference(given, row, time_limit)
@@ -91,14 +93,14 @@ def sweep(
             yield Step(row, done, of, time.perf_counter() - started, taken / done * (of - done))
 
 
-def _run(llava, image, question, point: Point, full: Answer | None, options: dict) -> tuple[dict, Answer | None]:
+def _run(llava, picture, about: dict, point: Point, full: Answer | None, options: dict) -> tuple[dict, Answer | None]:
     """The row of one run, and its answer where there is one."""
     row = {"method": point.method, "spec": _asked_as(point), "parameter": point.parameter, "value": point.value}
-    row |= {"image": str(image) if isinstance(image, str | Path) else None, "question": question}
+    row |= about
     try:
         reducer = point.reducer()
         row["spec"] = spec(reducer)
-        given = answer(llava, image, question, reducer, **options)
+        given = answer(llava, picture, about["question"], reducer, **options)
     except ValueError as error:
         if full is None:  # what no method could answer is refused, once
             raise
