@@ -26,13 +26,13 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def front(rows: list[dict], cost: str = "layer_mean") -> list[dict]:
-    """The Pareto front: the rows that nothing as cheap agrees better than, cheapest first.
+    """The Pareto front: the rows that nothing as cheap, to the token or per cent, agrees better than, cheapest first.
 
     `cost` is a key of a row, `first_of_full` for time. Rows with a reason are left out.
     """
-    best, chosen = -1.0, []
+    best, chosen, digits = -1.0, [], 2 if cost.endswith("of_full") else 0
     fine = (row for row in rows if "reason" not in row)
-    for row in sorted(fine, key=lambda row: (row[cost], -row["agreement"])):
+    for row in sorted(fine, key=lambda row: (round(row[cost], digits), -row["agreement"])):
         if row["agreement"] > best:
             best = row["agreement"]
             chosen.append(row)

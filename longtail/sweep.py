@@ -57,6 +57,15 @@ class Step:
 # ---- the sweep
 
 
+def runs(questions: int, asked: list[Point]) -> int:
+    """How many runs that is. Raises ValueError for more than 200."""
+    of = questions * (1 + len(asked))
+    if of > MOST:
+        counts = f"{questions} x (1 + {len(asked)}) = {of}"
+        raise ValueError(f"a sweep has at most {MOST} runs, this one {counts}: take fewer values, methods or questions")
+    return of
+
+
 def sweep(
     llava: Llava,
     questions: list[tuple],
@@ -72,10 +81,7 @@ def sweep(
     `time_limit` is seconds of work that one answer may take. One run goes before, uncounted. What a method raises as
     ValueError is its row's reason. Raises ValueError for more than 200 runs, and where Full gives no answer.
     """
-    of = len(questions) * (1 + len(asked))
-    if of > MOST:
-        counts = f"{len(questions)} x (1 + {len(asked)}) = {of} runs"
-        raise ValueError(f"a sweep has at most {MOST} runs, this one {counts}: take fewer values, methods or questions")
+    of = runs(len(questions), asked)
     options = {"max_new_tokens": max_new_tokens, "stop": stop, "time_limit": time_limit}
     started, done, taken, draw = time.perf_counter(), 0, 0.0, random.Random(seed)
     yield Step(None, 0, of, 0.0, None)
