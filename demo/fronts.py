@@ -32,6 +32,7 @@ SANS = '-apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", 
 FONT = {"family": SANS, "size": 12, "color": QUIET}
 HEIGHT, TOP, BOTTOM, LEFT = 440, 40, 52, 36
 APART, BESIDE = 16, 0.12  # pixels of a line of a name; share of the width within which two names may meet
+LEAST = 0.5  # tokens; an axis in octaves has no zero
 MARKS = (0, 20, 40, 60, 70, 80, 85, 90, 93, 95, 97, 98, 99, 99.5)
 
 
@@ -45,7 +46,9 @@ def swept(rows: list[dict], cost: str = "layer_mean") -> go.Figure:
     ]
     best = [(factor * row[cost], 100 * row["agreement"]) for row in front(rows, cost)]
     across = (_times if cost == "first_of_full" else _tokens)(points, WORDS[cost])
-    return _figure(points, best, across, _shares(points, WORDS["agreement"]), bold=lambda name: True)
+    return _figure(
+        points, best, across, _shares(points, WORDS["agreement"]), bold=lambda name: True, lined=cost == "layer_mean"
+    )
 
 
 def measured(rows: list[dict], cost: str = "tokens", family: str | None = None, chosen: tuple = ()) -> go.Figure:
@@ -55,9 +58,10 @@ def measured(rows: list[dict], cost: str = "tokens", family: str | None = None, 
     """
     factor = 100 if cost == "of_full" else 1
     fine = [row for row in rows if "reason" not in row and (family is None or family in row["families"])]
+    fine = sorted(fine, key=lambda row: row["tokens"])
     marks = {id(row): row["mean"] if family is None else row["families"][family][0] for row in fine}
     points = [
-        {"method": row["method"], "x": factor * row[cost], "y": 100 * marks[id(row)], "key": None}
+        {"method": row["method"], "x": max(factor * row[cost], LEAST), "y": 100 * marks[id(row)], "key": None}
         | {"text": _told(row, marks[id(row)], family)}
         for row in fine
     ]
@@ -129,7 +133,7 @@ class Errors(Axis):
 def _tokens(points: list[dict], title: str) -> Axis:
     """Octaves, with room on the left for names."""
     counts = [point["x"] for point in points] or [1, 2]
-    low, high = max(min(counts), 0.5), max(max(counts), 1)
+    low, high = min(counts), max(*counts, 1)
     ticks = [2**i for i in range(12) if low <= 2**i < high / 1.3]
     return Axis(title, low / (2 * high / low) ** 0.28, 1.1 * high, (*ticks, round(high)), log=True)
 
@@ -137,7 +141,7 @@ def _tokens(points: list[dict], title: str) -> Axis:
 def _times(points: list[dict], title: str) -> Axis:
     shares = [point["x"] for point in points] or [0, 100]
     low, high = min(shares), max(*shares, 100)
-    step = next(step for step in (5, 10, 20, 50, 100, 200, 500, 10**4, 10**6) if (high - low) / step <= 6)
+    step = next(s * 10**i for i in range(12) for s in (5, 10, 20) if (high - low) / (s * 10**i) <= 6)
     ticks = tuple(step * i for i in range(math.floor(low / step), math.ceil(high / step) + 1))
     room = 0.28 * (max(high, ticks[-1]) - low)
     return Axis(title, low - room, max(high, ticks[-1]), tuple(tick for tick in ticks if tick >= low - room / 2))
@@ -162,13 +166,13 @@ def _right(points: list[dict], title: str) -> Axis:
 # ---- the drawing
 
 
-def _figure(points: list[dict], best: list, across: Axis, up: Axis, bold: Callable[[str], bool]) -> go.Figure:
-    """Lines of methods, thin where not `bold`; the front dotted above them; names where the lines begin."""
+def _figure(points: list[dict], best: list, across: Axis, up: Axis, bold: Callable, lined=True) -> go.Figure:
+    """Methods, thin where not `bold`, `lined` in the order given; the front dotted above; names where they begin."""
     figure, names = go.Figure(), list(dict.fromkeys(point["method"] for point in points))
     colours = _colours([name for name in names if bold(name)])
     for name in sorted(names, key=lambda name: (bold(name), name == "LongTail")):  # the last lies on top
-        line = sorted((point for point in points if point["method"] == name), key=lambda point: point["x"])
-        figure.add_scatter(**_line(line, up, colours.get(name), name))
+        line = [point for point in points if point["method"] == name]
+        figure.add_scatter(**_line(line, up, colours.get(name), name), mode="lines+markers" if lined else "markers")
     if len(best) > 1:
         x, y = zip(*best, strict=True)
         dots = {"color": QUIET, "width": 1.5, "dash": "dot", "shape": "hv"}
@@ -199,7 +203,6 @@ def _line(points: list[dict], up: Axis, colour: str | None, name: str) -> dict:
         "x": [point["x"] for point in points],
         "y": [up.at(point["y"]) for point in points],
         "name": name,
-        "mode": "lines+markers",
         "hovertext": [point["text"] for point in points],
         "hoverinfo": "text",
         "cliponaxis": False,
@@ -211,7 +214,7 @@ def _line(points: list[dict], up: Axis, colour: str | None, name: str) -> dict:
 def _name(figure: go.Figure, points: list[dict], colours: dict[str, str], across: Axis, up: Axis):
     """Each method's name: left of its line's cheapest point, above a lone one; below another it would lie on."""
     lines = {name: [point for point in points if point["method"] == name] for name in colours}
-    taken = []
+    taken, room = [], HEIGHT - TOP - BOTTOM + 10  # pixels; a name may stand a little below the lowest line
     for name, line in sorted(lines.items(), key=lambda item: -min(item[1], key=lambda point: point["x"])["y"]):
         first, lone = min(line, key=lambda point: point["x"]), len(line) == 1
         text = "<br>".join(map(escape, name.split(":")))
@@ -219,7 +222,7 @@ def _name(figure: go.Figure, points: list[dict], colours: dict[str, str], across
         top = (HEIGHT - TOP - BOTTOM) * up.down(first["y"]) - (10 + tall if lone else tall / 2)
         for x, high, low in sorted(taken, key=lambda other: other[1]):
             if abs(across.along(x) - across.along(first["x"])) < BESIDE and high < top + tall and top < low:
-                top = low
+                top = low if low + tall < room else high - tall
         taken.append((first["x"], top, top + tall))
         late = lone and first["x"] >= 0.8 * across.high
         where = {"xanchor": "right", "xshift": 6 if late else -10} if late or not lone else {"xanchor": "center"}

@@ -26,11 +26,11 @@ WORDS = {
     "new": "max new tokens",
     "go": "Sweep",
     "stop": "Stop",
-    "runs": "{runs} runs: {values} and the unpruned model{questions}.",
-    "values_of": "{n} values of {parameter} for {methods}",
+    "runs": "{runs} runs{questions}: the unpruned model; {values}.",
+    "values_of": "{n} values of {parameter} each for {methods}",
     "value_of": "one value of {parameter} for {methods}",
     "as_it_comes": "{methods} once, having no {parameter}",
-    "on_questions": ", on {n} questions",
+    "on_questions": " on {n} questions",
     "waiting": "Waiting for the model …",
     "warming": "Warming up, then {of} runs …",
     "progress": "{done} of {of} runs, about {left} left …",
@@ -114,7 +114,8 @@ def tab(llava, time_limit: float, image: gr.Image, question: gr.Textbox, scenes:
     parts = Parts(message, trouble, bar, figures, sheet, refused, conditions, rows)
     _wire_asking(llava, asked, planned, scenes)
     running = _wire_sweep(_sweeping(llava, time_limit, scenes), parts, go, [image, question, *asked.values()])
-    stop.click(lambda: (WORDS["stopped"], 0), None, [message, bar], cancels=[running], **QUICK)
+    stopped = stop.click(None, None, None, cancels=[running], **QUICK)
+    stopped.then(lambda: (WORDS["stopped"], 0), None, [message, bar], **QUICK)  # after the last update, not beside it
     for picked in (*(figure.point for figure in figures.values()), sheet.row):
         picked(_opened, rows, opened, **QUICK)
     return Sweep(opened, running, stop)
