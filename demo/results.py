@@ -144,7 +144,7 @@ def _figure(record: dict | None, family, methods, cost):
     """The chart of a record; a choice that it does not have is none."""
     known, chosen = _methods(record), methods if isinstance(methods, list) else []
     family = family if any(family == name for _, name in _families(record)) else ""
-    if not known:
+    if record is None:
         return None
     stand_out = tuple(name for name in known if name in chosen)
     return fronts.measured(_fine(record), COSTS.get(str(cost), "tokens"), family or None, stand_out)

@@ -147,7 +147,7 @@ def _measured(given: Answer, full: Answer) -> dict:
 
 def conditions(llava: Llava, questions: int, max_new_tokens: int, seed: int) -> str:
     """Under what the numbers of a sweep were taken, in one sentence."""
-    several = "one question" if questions == 1 else f"{questions} questions"
+    several = "one question" if questions == 1 else f"{questions} questions (a setting's numbers: means over them)"
     return (
         f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {device_name(llava.device)}, "
         f"{torch.get_num_threads()} threads; greedy, at most {max_new_tokens} new tokens; {several}, one run each "
