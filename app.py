@@ -6,6 +6,7 @@ Every flag has an environment variable: --time-limit is LONGTAIL_TIME_LIMIT, and
 # ruff: noqa: E402 (Gradio reads the environment when it is imported)
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         page = build(llava, flags.time_limit)
         warm_up(llava)
         page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
-        page.launch(server_name=flags.host, server_port=flags.port, **look.launching(share=flags.share))
+        place = {"server_name": flags.host, "server_port": flags.port}
+        page.launch(**place, mcp_server=flags.mcp, **look.launching(share=flags.share))
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
@@ -65,7 +67,19 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("queue", "24", "visitors that may wait, further ones are asked to come back", type=between(1, 1000))
     flag("time-limit", "60", "seconds of work an answer may take", type=between(1, 3600))
     flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)
-    return parser.parse_args(arguments)
+    flag("mcp", "off", "on: the API's endpoints are MCP tools too", nargs="?", const="on", type=switch)
+    flags = parser.parse_args(arguments)
+    if flags.mcp:
+        need_mcp()
+    return flags
+
+
+def need_mcp():
+    """Raises ValueError where MCP cannot be served; Gradio alone would say so and serve without it."""
+    try:
+        importlib.import_module("mcp.server.streamable_http_manager")
+    except ImportError as error:
+        raise ValueError(f"--mcp needs an extra that is not installed ({error}): pip install 'gradio[mcp]'") from error
 
 
 def between(low: int, high: int):

@@ -7,9 +7,16 @@ import plotly
 import plotly.graph_objects as go
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"  # its folder is made a static path by the page
-LOADER = Path(__file__).with_name("chart.js").read_text(encoding="utf-8").replace("PLOTLY", PLOTLY.as_posix())
-SCRIPT = LOADER + Path(__file__).with_name("point.js").read_text(encoding="utf-8")
 TEMPLATE = '<div class="plot" role="img" aria-label="${label}"></div>'
+
+
+def script(name: str) -> str:
+    """A script of this folder."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+LOADER = script("chart.js").replace("PLOTLY", PLOTLY.as_posix())
+SCRIPT = LOADER + script("point.js")
 
 
 def chart(label: str, figure: go.Figure | None = None, **look) -> gr.HTML:

@@ -1,11 +1,9 @@
-"""The masked image: tensors in, picture out, on the square that the model itself saw."""
+"""The masked image: a record in, picture out, on the square that the model itself saw."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from longtail import Reduced
 
 SIDE = 672  # pixels a picture aims at; a patch gets a whole number of them
 FADED = (226, 224, 219)  # what dropped patches fade to
@@ -14,16 +12,45 @@ RECOVERED = (22, 110, 140)  # outline of what was dropped first and taken back
 MARK = (20, 20, 20)  # cross of what was kept first and given up later
 
 
-def patch_states(reduced: Reduced, lost: Iterable[int] = (), recycled: Iterable[int] = ()) -> np.ndarray:
-    """What became of each patch [N]: its role; `evicted` where the token that spoke for it was lost later, `merged`
-    where the language model made that token part of another."""
-    states = reduced.role.astype("<U9")
-    for tokens, state in ((recycled, "merged"), (lost, "evicted")):
-        states[np.isin(reduced.source.numpy(), list(tokens))] = state
-    return states
+@dataclass(frozen=True, eq=False)
+class Fates:
+    """What became of each patch [N] of a record."""
+
+    role: np.ndarray  # before the language model: kept, recovered, merged, dropped
+    group: np.ndarray  # the visual token that speaks for it, here or behind the language model's own merging; -1: none
+    recycled: np.ndarray  # bool: the language model made its token part of another
+    left: np.ndarray  # generated token, from 0, by which its token was given up; -1: never
+
+    def states(self, step: int | None = None) -> np.ndarray:
+        """How each patch stands after generated token `step`, the last one by default: its role; `merged` where the
+        language model merged its token, `evicted` where that token was given up."""
+        states = self.role.astype("<U9")
+        states[self.recycled] = "merged"
+        gone = self.left >= 0 if step is None else (self.left >= 0) & (self.left <= step)
+        states[gone] = "evicted"
+        return states
 
 
-def given_up(lost: Iterable[int], recycled: Iterable[tuple[int, int]], span: tuple[int, int]) -> tuple[list, list]:
+def fates(record: dict) -> Fates:
+    """What became of each patch, told from an answer's record."""
+    role, source = np.array(record["role"]), np.array(record["source"], int)
+    first, after = record["visual_span"]
+    left = np.full(after - first, -1)
+    for step, (_, count) in reversed(list(enumerate(record["steps"]))):
+        left[given_up(record["lost"][:count], record["recycled"], (first, after))[0]] = step
+    recycled = np.zeros(after - first, bool)
+    recycled[given_up(record["lost"], record["recycled"], (first, after))[1]] = True
+    speaker = np.arange(after - first)
+    for position, stands in record["recycled"]:
+        speaker[position - first] = stands - first
+    there = (source >= 0) & (after > first)
+    token = np.where(there, source, 0)
+    if after == first:  # stopped before the language model read anything
+        return Fates(role, source, np.zeros(len(role), bool), np.full(len(role), -1))
+    return Fates(role, np.where(there, speaker[token], -1), there & recycled[token], np.where(there, left[token], -1))
+
+
+def given_up(lost: list[int], recycled: list, span: tuple[int, int]) -> tuple[list[int], list[int]]:
     """Which visual tokens the language model lost and which it merged, from true positions as an answer has them.
 
     `span`: where the visual tokens stood in the prompt. What was merged is lost with what speaks for it.
@@ -36,63 +63,71 @@ def given_up(lost: Iterable[int], recycled: Iterable[tuple[int, int]], span: tup
     return tuple(sorted(p - span[0] for p in some if span[0] <= p < span[1]) for some in (lost, merged))
 
 
-def masked(crop: Image.Image, grid: tuple[int, int], states: np.ndarray) -> Image.Image:
+def cells(views: list[dict], width: int, height: int) -> list[tuple[float, float, float, float]]:
+    """Left, top, right, bottom of each patch [N], view after view, on a picture of that size."""
+    made = []
+    for view in views:
+        (rows, columns), (left, top, wide, high) = view["grid"], view["box"]
+        xs = [width * (left + wide * column / columns) for column in range(columns + 1)]
+        ys = [height * (top + high * row / rows) for row in range(rows + 1)]
+        made += [(xs[c], ys[r], xs[c + 1], ys[r + 1]) for r in range(rows) for c in range(columns)]
+    return made
+
+
+def enlarged(crop: Image.Image, views: list[dict]) -> Image.Image:
+    """The crop at display size, every patch a whole number of pixels wide."""
+    columns = max(round(view["grid"][1] / view["box"][2]) for view in views)
+    width = max(SIDE // columns, 4) * columns
+    return crop.resize((width, round(width * crop.height / crop.width)), Image.Resampling.LANCZOS)
+
+
+def masked(crop: Image.Image, views: list[dict], states: np.ndarray) -> Image.Image:
     """The crop: kept patches clear and outlined, recovered ones in a colour of their own, merged ones half faded,
     dropped ones grey, evicted ones crossed."""
-    patch, states = _patch_side(grid[1]), states.reshape(grid)
-    picture = enlarged(crop, grid)
-    for faded, colour, share in (
-        (states == "merged", picture, 0.55),
-        (states == "evicted", picture.convert("L"), 0.55),
-        (states == "dropped", picture.convert("L"), 0.16),
+    picture = enlarged(crop, views)
+    places = cells(views, *picture.size)
+    for state, colour, share in (
+        ("merged", picture, 0.55),
+        ("evicted", picture.convert("L"), 0.55),
+        ("dropped", picture.convert("L"), 0.16),
     ):
         veil = Image.blend(Image.new("RGB", picture.size, FADED), colour.convert("RGB"), share)
-        mask = Image.fromarray(faded.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+        mask = Image.new("1", picture.size)
+        pen = ImageDraw.Draw(mask)
+        for patch in np.flatnonzero(states == state):
+            left, top, right, bottom = places[patch]
+            pen.rectangle((left, top, right - 1, bottom - 1), fill=1)
         picture.paste(veil, mask=mask)
     pen = ImageDraw.Draw(picture)
-    _outline(pen, np.isin(states, ("kept", "recovered", "evicted")), patch, EDGE)
-    _outline(pen, states == "recovered", patch, RECOVERED)
-    for row, column in np.argwhere(states == "evicted"):
-        _cross(pen, row * patch, column * patch, patch)
+    _outline(pen, views, places, np.isin(states, ("kept", "recovered", "evicted")), EDGE)
+    _outline(pen, views, places, states == "recovered", RECOVERED)
+    for patch in np.flatnonzero(states == "evicted"):
+        _cross(pen, places[patch])
     return picture
 
 
-def enlarged(crop: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """The crop at display size, every patch a whole number of pixels wide."""
-    patch = _patch_side(grid[1])
-    return crop.resize((grid[1] * patch, grid[0] * patch), Image.Resampling.LANCZOS)
+def _outline(pen: ImageDraw.ImageDraw, views: list[dict], places: list, inside: np.ndarray, colour):
+    """A line along every border between a patch inside and one outside; none along a view's own edge."""
+    start = 0
+    for view in views:
+        rows, columns = view["grid"]
+        here = inside[start : start + rows * columns].reshape(rows, columns)
+        at = np.arange(start, start + rows * columns).reshape(rows, columns)
+        for patch in at[:, :-1][here[:, 1:] != here[:, :-1]]:
+            _, top, right, bottom = places[patch]
+            pen.line([(right, top), (right, bottom)], fill=colour, width=2)
+        for patch in at[:-1][here[1:] != here[:-1]]:
+            left, _, right, bottom = places[patch]
+            pen.line([(left, bottom), (right, bottom)], fill=colour, width=2)
+        start += rows * columns
 
 
-def gridded(crop: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """The crop before anything is taken away, with the patches the model will cut it into."""
-    picture, patch = enlarged(crop, grid), _patch_side(grid[1])
-    lines = Image.new("RGBA", picture.size)
-    pen = ImageDraw.Draw(lines)
-    for at in range(patch, picture.width, patch):
-        pen.line([(at, 0), (at, picture.height)], fill=(255, 255, 255, 70))
-    for at in range(patch, picture.height, patch):
-        pen.line([(0, at), (picture.width, at)], fill=(255, 255, 255, 70))
-    return Image.alpha_composite(picture.convert("RGBA"), lines).convert("RGB")
-
-
-def _patch_side(columns: int) -> int:
-    return max(SIDE // columns, 4)
-
-
-def _outline(pen: ImageDraw.ImageDraw, inside: np.ndarray, patch: int, colour: tuple[int, int, int]):
-    """A line along every border between a patch inside and one outside; none along the picture's own edge."""
-    for row, column in np.argwhere(inside[:, 1:] != inside[:, :-1]):
-        x = (column + 1) * patch
-        pen.line([(x, row * patch), (x, (row + 1) * patch)], fill=colour, width=2)
-    for row, column in np.argwhere(inside[1:] != inside[:-1]):
-        y = (row + 1) * patch
-        pen.line([(column * patch, y), ((column + 1) * patch, y)], fill=colour, width=2)
-
-
-def _cross(pen: ImageDraw.ImageDraw, top: int, left: int, patch: int):
-    inset = patch // 4
-    near, far = inset, patch - inset
-    for ends in (((near, near), (far, far)), ((near, far), (far, near))):
-        line = [(left + x, top + y) for x, y in ends]
-        pen.line(line, fill=(255, 255, 255), width=5)
-        pen.line(line, fill=MARK, width=2)
+def _cross(pen: ImageDraw.ImageDraw, place: tuple[float, float, float, float]):
+    left, top, right, bottom = place
+    inset = (right - left) // 4
+    for ends in (
+        ((left + inset, top + inset), (right - inset, bottom - inset)),
+        ((left + inset, bottom - inset), (right - inset, top + inset)),
+    ):
+        pen.line(ends, fill=(255, 255, 255), width=5)
+        pen.line(ends, fill=MARK, width=2)

@@ -33,6 +33,11 @@ class Example:
     answer: str
     note: str
 
+    @property
+    def name(self) -> str:
+        """What a link calls it."""
+        return Path(self.image).stem
+
 
 def read_examples(folder: Path = EXAMPLES) -> list[Example]:
     """The scenes that `examples.json` in the folder lists, in its order; none where there is no such file."""

@@ -1,41 +1,45 @@
 """Plotly figures. Colours that must suit light and dark alike are set by the page's style sheet."""
 
+import numpy as np
 import plotly.graph_objects as go
 
-from longtail.tokens import Curve
+from longtail.similarity import objective
 
 HEAD, TAIL, QUIET = "#c8501f", "#8a857b", "#7d786e"
 HEAD_FILL, TAIL_FILL = "rgba(200, 80, 31, 0.30)", "rgba(138, 133, 123, 0.28)"
 FONT = {"family": "inherit", "size": 12, "color": QUIET}
 
 
-def similarity_curve(curve: Curve) -> go.Figure:
-    """The descending CLS similarities: head and tail of the knee i*, the cut after the kept ones, the objective f."""
-    n = len(curve.similarity)
-    ranks = list(range(1, n + 1))
+def similarity_curve(curve: dict) -> go.Figure:
+    """The descending CLS similarities of a record's curve: head and tail of the knee i*, the cut after the kept ones,
+    the objective f. Hovering is the panel's."""
+    similarity, knee, kept = np.array(curve["similarity"]), curve["knee"], curve["kept"]
+    n, f = len(similarity), objective(similarity)
+    ranks = np.arange(1, n + 1)
     figure = go.Figure()
     figure.add_scatter(
-        x=ranks[: len(curve.objective)],
-        y=curve.objective.tolist(),
+        x=ranks[: len(f)].tolist(),
+        y=f.tolist(),
         yaxis="y2",
         name="objective f",
         line={"color": TAIL, "width": 1.5, "dash": "dot"},
-        hovertemplate="f(%{x}) = %{y:.1f}<extra></extra>",
+        mode="lines",
+        hoverinfo="skip",
     )
-    for name, part, fill in (("head", slice(0, curve.knee), HEAD_FILL), ("tail", slice(curve.knee - 1, n), TAIL_FILL)):
+    for name, part, fill in (("head", slice(0, knee), HEAD_FILL), ("tail", slice(knee - 1, n), TAIL_FILL)):
         figure.add_scatter(
-            x=ranks[part],
-            y=curve.similarity[part].tolist(),
-            customdata=curve.order[part].tolist(),
+            x=ranks[part].tolist(),
+            y=similarity[part].tolist(),
             name=name,
             fill="tozeroy",
             fillcolor=fill,
             line={"color": HEAD, "width": 2},
-            hovertemplate="rank %{x}, patch %{customdata}<br>similarity %{y:.4g}<extra>" + name + "</extra>",
+            mode="lines",
+            hoverinfo="skip",
         )
-    figure.add_vrect(0.5, curve.kept + 0.5, fillcolor=HEAD, opacity=0.08, line_width=0, layer="below")
-    _mark(figure, curve.knee, "dash", f"knee i* = {curve.knee}", 1.17)
-    _mark(figure, curve.kept, "solid", f"kept {curve.kept} of {n}", 1.05)
+    figure.add_vrect(0.5, kept + 0.5, fillcolor=HEAD, opacity=0.08, line_width=0, layer="below")
+    _mark(figure, knee, "dash", f"knee i* = {knee}", 1.17)
+    _mark(figure, kept, "solid", f"kept {kept} of {n}", 1.05)
     figure.update_layout(**_layout(n))
     return figure
 
@@ -56,7 +60,7 @@ def _layout(n: int) -> dict:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "showlegend": False,
-        "hovermode": "closest",
+        "hovermode": False,
         "font": FONT,
         "xaxis": axis | {"title": {"text": "rank of the patch", "font": FONT}, "range": [0, n], "nticks": 5},
         "yaxis": axis | {"title": {"text": "CLS similarity", "font": FONT}, "rangemode": "tozero", "nticks": 5},

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from .words import I18N
+
 SANS = ["-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
@@ -89,7 +91,8 @@ def launching(share: bool = False) -> dict:
     """Settings of `launch()`: nothing leaves the machine, nothing of a visitor is kept or shown to another."""
     return {
         "theme": theme(),
-        "css_paths": [Path(__file__).with_name("page.css")],
+        "i18n": I18N,
+        "css_paths": sorted(Path(__file__).parent.glob("*.css")),
         "show_error": False,
         "max_file_size": "10mb",
         "allowed_paths": [],
@@ -97,7 +100,7 @@ def launching(share: bool = False) -> dict:
         "enable_monitoring": False,
         "strict_cors": True,
         "run_history": False,
-        "footer_links": ["settings"],
+        "footer_links": ["api", "settings"],
         "favicon_path": None,
         "share": share,
     }

@@ -1,75 +1,82 @@
-"""Counts and times of an answer as HTML, laid out alike in every column so that a reader compares along a row."""
+"""Counts and times of an answer's record as HTML, laid out alike in every column: a reader compares along a row."""
 
 from html import escape
 
-from longtail import Answer
+from longtail import REDUCERS
+from longtail.export import PHASES, phases
+from longtail.versus import overlap
+
+from .words import say
 
 ROWS = (
-    *("Prompt", "Entering a layer", "Generated", "KV entries", "KV cache", "Given up later"),
-    *("Time to first token", "Time per token", "Total"),
+    *("prompt", "entering", "generated", "kv_entries", "kv_cache", "given_up"),
+    *("ttft", "tpot", "total", "agreement", "kl"),
 )
-PHASES = ("preprocess", "vision", "method", "prefill", "decode")
-MARKS = {
-    "kept": "kept",
-    "recovered": "recovered",
-    "merged": "merged",
-    "evicted": "given up later",
-    "dropped": "dropped",
-}
 LONGEST_VALUE = 32  # characters of a parameter in a column's heading
-ENDINGS = {
-    "length": "cut off at the limit of new tokens",
-    "time": "cut off at the time limit",
-    "stopped": "stopped",
-}
+ENDINGS = ("length", "time", "stopped")
 
 
-def table(answer: Answer | None, longest: float = 0.0) -> str:
-    """Counts, times and the latency bar, `longest` seconds at full width; dashes before there is an answer."""
-    if answer is None:
-        return _kept("–", "–", 0) + _rows(dict.fromkeys(ROWS, "–")) + _bar({}, 1)
-    t = answer.tokens
-    return _kept(f"{t.visual:,}", f"{t.patches:,}", t.visual / t.patches if t.patches else 0) + (
-        _rows(_counts(answer)) + _bar(phases(answer), max(longest, answer.seconds.total, 1e-9))
+def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> str:
+    """Counts, times and the latency bar, `longest` seconds at full width; dashes before there is an answer.
+
+    `arithmetic` is what the counts would cost elsewhere, by calculation.
+    """
+    if record is None:
+        return _kept("–", "–", 0) + _rows(dict.fromkeys(ROWS, "–")) + _bar({}, 1) + _arithmetic("")
+    t = record["tokens"]
+    return (
+        _kept(f"{t['visual']:,}", f"{t['patches']:,}", t["visual"] / t["patches"] if t["patches"] else 0)
+        + _rows(_counts(record))
+        + _bar(phases(record), max(longest, record["seconds"]["total"], 1e-9), record["reused"])
+        + _arithmetic(arithmetic)
     )
 
 
-def phases(answer: Answer) -> dict[str, float]:
-    """Seconds of each phase; together they are the total."""
-    s = answer.seconds
-    return dict(zip(PHASES, (s.preprocess, s.vision, s.method, s.prefill, s.total - s.first_token), strict=True))
-
-
-def given_up(answer: Answer) -> tuple[int, int]:
+def given_up(record: dict) -> tuple[int, int]:
     """KV entries the language model dropped, merged or evicted, and how many of them were visual."""
-    first, after = answer.visual_span
-    gone = {*answer.lost, *(position for position, _ in answer.recycled)}
+    first, after = record["visual_span"]
+    gone = {*record["lost"], *(position for position, _ in record["recycled"])}
     return len(gone), sum(first <= position < after for position in gone)
 
 
-def heading(answer: Answer) -> str:
-    """The method, those of its parameters that are not at their default, and why the answer ended where it did."""
+def heading(record: dict) -> str:
+    """The method, those of its parameters that are not at their default, why the answer ended where it did, and its
+    turn among the others."""
+    usual = {p.name: p.default for p in REDUCERS[record["method"]].parameters()} if record["method"] in REDUCERS else {}
     changed = [
-        f"{p.name.replace('_', ' ')} {_plain(getattr(answer.reducer, p.name))}"
-        for p in answer.reducer.parameters()
-        if getattr(answer.reducer, p.name) != p.default
+        f"{name.replace('_', ' ')} {_plain(value)}"
+        for name, value in record["params"].items()
+        if value != usual.get(name)
     ]
-    ending = [ENDINGS[answer.finished]] if answer.finished in ENDINGS else []
-    return " · ".join([answer.method, *changed, *ending])
+    ending = [say(record["finished"])] if record["finished"] in ENDINGS else []
+    turn = [say("ran", *record["turn"])] if "turn" in record else []
+    return " · ".join([record["method"], *changed, *ending, *turn])
 
 
-def legend(states) -> str:
-    """How many patches each mark of the masked picture stands on."""
-    found = [(state, words, int((states == state).sum())) for state, words in MARKS.items()]
-    return " ".join(f'<span class="mark {state}">{words} {count:,}</span>' for state, words, count in found if count)
+def overlaps(records: dict[int, dict]) -> str:
+    """The kept sets of the columns against each other, as a small matrix; nothing for a single one."""
+    whole = {column: record for column, record in records.items() if record["role"]}
+    if len(whole) < 2:
+        return ""
+    names = [escape(record["method"]) for record in whole.values()]
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = ""
+    for name, mine in zip(names, whole.values(), strict=True):
+        shares = [overlap(mine["keep"], other["keep"]) for other in whole.values()]
+        body += f'<tr><th scope="row">{name}</th>' + "".join(map(_share, shares)) + "</tr>"
+    return (
+        f'<h3>{say("compared")}</h3><div class="scroll"><table><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div><p>{say('compared_note')}</p>"
+    )
 
 
-def conditions(answers: list[Answer], new: int, temperature: float, seed: int) -> str:
+def conditions(records: list[dict], new: int, temperature: float, repeat: int) -> str:
     """What the numbers were measured under."""
-    one = answers[0]
-    drawn = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
-    order = "one run" if len(answers) == 1 else "one run each, one after another in the order shown"
-    return f"{one.model} on {one.device}, {one.dtype} · {drawn}, at most {new} new tokens · n = 1: {order}"
+    one = records[0]
+    drawn = say("greedy") if temperature == 0 else say("drawn", f"{temperature:g}", one["seed"])
+    turns = sorted((r for r in records if "turn" in r), key=lambda r: r["turn"])
+    order = say("often", repeat) if repeat > 1 else say("once", ", ".join(r["method"] for r in turns))
+    return say("conditions", one["model"], one["device"], one["dtype"], drawn, new, order)
 
 
 def seconds(value: float) -> str:
@@ -88,43 +95,63 @@ def size(value: float) -> str:
     return f"{value:.2f} GiB"
 
 
-def _counts(answer: Answer) -> dict[str, str]:
-    t, s = answer.tokens, answer.seconds
-    lost, visual = given_up(answer)
+def _counts(record: dict) -> dict[str, str]:
+    t, s = record["tokens"], record["seconds"]
+    lost, visual = given_up(record)
+    against = record.get("versus") or {}
+    kl = against.get("kl")
     values = (
-        f"{t.prompt:,} tokens",
-        f"{t.layer_mean:,.0f} visual",
-        f"{t.generated:,} tokens",
-        f"{t.kv_entries:,.0f} a layer",
-        size(t.kv_bytes),
-        f"{lost:,}, {visual:,} visual" if lost else "none",
-        seconds(s.first_token),
-        seconds(s.per_token) if s.per_token else "–",
-        seconds(s.total),
+        say("tokens", f"{t['prompt']:,}"),
+        say("visual", f"{t['layer_mean']:,.0f}"),
+        say("tokens", f"{t['generated']:,}"),
+        say("a_layer", f"{t['kv_entries']:,.0f}"),
+        size(t["kv_bytes"]),
+        say("gone", f"{lost:,}", f"{visual:,}") if lost else say("nothing"),
+        _time(record, "first_token"),
+        _time(record, "per_token") if s["per_token"] else "–",
+        _time(record, "total"),
+        f"{against['agreement']:.0%}".replace("%", " %") if against else "–",
+        "–" if kl is None else say("nats", f"{kl:.3f}" if kl >= 0.0005 else "&lt; 0.001"),
     )
     return dict(zip(ROWS, values, strict=True))
+
+
+def _time(record: dict, name: str) -> str:
+    """A time, its spread where it was repeated, and how many times faster than the unpruned one it is."""
+    faster = (record.get("versus") or {}).get("faster", {}).get(name)
+    ends = [seconds(end) for end in record.get("spread", {}).get(name, ())]
+    spread = f"<small>{' to '.join(ends)}</small>" if ends else ""
+    ratio = f"<em>{faster:.2f}×</em>" if faster and record["method"] != "Full" else ""
+    return f"{spread}{ratio}{seconds(record['seconds'][name])}"
+
+
+def _share(value: float) -> str:
+    return f'<td style="--share:{value:.3f}">{value:.2f}</td>'
 
 
 def _kept(kept: str, of: str, share: float) -> str:
     percent = f"{share:.0%}".replace("%", " %") if share else ""
     return (
-        f'<p class="kept"><b>{kept}</b> of {of} visual tokens <span>{percent}</span></p>'
+        f'<p class="kept"><b>{kept}</b> {say("of_tokens", of)} <span>{percent}</span></p>'
         f'<div class="share" aria-hidden="true"><i style="width:{share:.2%}"></i></div>'
     )
 
 
 def _rows(rows: dict[str, str]) -> str:
-    body = "".join(f'<tr><th scope="row">{name}</th><td>{escape(value)}</td></tr>' for name, value in rows.items())
+    body = "".join(f'<tr><th scope="row">{say(name)}</th><td>{value}</td></tr>' for name, value in rows.items())
     return f'<table class="rows"><tbody>{body}</tbody></table>'
 
 
-def _bar(phases: dict[str, float], longest: float) -> str:
+def _bar(phases: dict[str, float], longest: float, reused: tuple[str, ...] = ()) -> str:
     parts = "".join(f'<i class="{name}" style="width:{value / longest:.3%}"></i>' for name, value in phases.items())
-    names = "".join(
-        f'<li class="{name}">{name} <b>{seconds(phases[name]) if phases else "–"}</b></li>' for name in PHASES
-    )
+    times = {name: say("reused") if name in reused else seconds(phases[name]) for name in PHASES if phases}
+    names = "".join(f'<li class="{name}">{say(name)} <b>{times.get(name, "–")}</b></li>' for name in PHASES)
     bar = f'<div class="latency" aria-hidden="true">{parts}</div>'
-    return f'{bar}<ul class="phases" aria-label="Where the time went">{names}</ul>'
+    return f'{bar}<ul class="phases" aria-label="{say("where_time")}">{names}</ul>'
+
+
+def _arithmetic(text: str) -> str:
+    return f'<p class="arithmetic"><b>{say("arithmetic")}</b> {text or "–"}</p>'
 
 
 def _plain(value) -> str:

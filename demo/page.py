@@ -1,283 +1,418 @@
-"""The page: layout first, then one wiring line an event. Loads nothing: it is handed a model and reads the examples."""
+"""The page: layout first, then one wiring line an event. It is handed a model, or none, and loads nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import gradio as gr
 
-from longtail import REDUCERS, open_image
+from longtail import REDUCERS, Reducer, make
+from longtail.export import picture
 
-from . import controls, numbers, run, words
-from .examples import EXAMPLES, Example, cards, read_examples
+from . import about, api, arithmetic, board, chart, export, layout, link, panel, prose, run
+from .controls import chosen
+from .examples import EXAMPLES, Example, read_examples
+from .host import Host
+from .layout import QUICK
+from .presets import COLUMNS, FEWEST, PRESETS, Lanes
+from .words import label, say
 
-COLUMNS, FEWEST = 4, 2
-FIRST = ("Full", "LongTail", "TopK", "Random")  # what the columns start with, so far as the registry has it
 LANE = {"concurrency_id": "model", "concurrency_limit": 1}
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK = PRIVATE | {"queue": False}
 RAW = {"preprocess": False}  # uploads are handed over unopened: longtail.open_image decides, and says why not
-QUICK_RENDER = {"queue": False, "show_progress": "hidden"}
-TEXT = "<p>{{value}}</p>"  # escaped by the browser: whatever a model or a visitor wrote stays text
-STATUS = "<p class=\"${value.endsWith('…') ? 'busy' : ''}\">{{value}}</p>"
+WAITING = {"api_visibility": "private", "show_progress": "minimal"}  # the place in the queue shows
+FRESH = count(1)
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What is asked, and the buttons that ask it."""
+class Page:
+    """Everything on the page that an event reads or fills."""
 
-    picture: gr.Image
-    question: gr.Textbox
-    truth: gr.HTML
-    ask: gr.Button
-    stop: gr.Button
-    clear: gr.Button
-    message: gr.HTML
-    trouble: gr.HTML
-    options: list[gr.components.Component]  # max new tokens, temperature, seed
+    host: Host
+    time_limit: float
+    scenes: list[Example]
+    status: gr.HTML
+    model: gr.Dropdown
+    tabs: gr.Tabs
+    asking: layout.Asking
+    bar: layout.Bar
+    columns: list[layout.Column]
+    overlaps: gr.HTML
+    shown: gr.JSON  # which columns are
+    result: gr.State
+
+    def lanes(self) -> list:
+        """The components that a `Lanes` is read from."""
+        return [self.shown, *(c.method for c in self.columns), *(c.settings for c in self.columns)]
+
+    def held(self) -> list:
+        """The components whose values stand in the address, in the order that its script reads."""
+        shown, *columns = self.lanes()
+        return [self.asking.question, self.asking.example, shown, self.bar.budget, *self.asking.options, *columns]
+
+    def places(self) -> dict:
+        """Which component shows which part of a run."""
+        parts = {(column.index, part): place for column in self.columns for part, place in column.parts.items()}
+        parts |= {(column.index, "picture"): column.parts["panel"] for column in self.columns}
+        return parts | {
+            run.MESSAGE: self.asking.message,
+            run.TROUBLE: self.asking.trouble,
+            board.CONDITIONS: self.bar.conditions,
+            board.OVERLAPS: self.overlaps,
+            board.STATUS: self.status,
+            board.RESULT: self.result,
+        }
+
+    def update(self, parts: run.Parts) -> dict:
+        """The parts that a run names, as Gradio updates."""
+        places, updates = self.places(), {}
+        for (column, part), value in parts.items():
+            place = places[column, part]
+            if part in ("panel", "picture"):
+                changed = {"value": value} if part == "panel" else {"picture": value}
+                updates[place] = gr.update(
+                    **{k: v for k, v in (updates.get(place) or {}).items() if k != "__type__"} | changed
+                )
+            else:
+                updates[place] = value
+        return updates
+
+    def outputs(self) -> list:
+        """Everything that a run may change."""
+        return list(dict.fromkeys(self.places().values()))
+
+    def set(self, lanes: Lanes) -> dict:
+        """The columns as these lanes have them."""
+        updates = {self.shown: lanes.shown, self.bar.add: gr.update(visible=not all(lanes.shown))}
+        for column, on, method, settings in zip(self.columns, lanes.shown, lanes.methods, lanes.settings, strict=True):
+            updates |= {
+                column.box: gr.update(visible=on),
+                column.remove: gr.update(visible=on and sum(lanes.shown) > 1),
+                column.method: method,
+                column.settings: settings,
+                column.redraw: next(FRESH),
+            }
+        return updates
+
+    def setting(self) -> list:
+        """Everything that `set` may change."""
+        each = [[c.box, c.remove, c.method, c.settings, c.redraw] for c in self.columns]
+        return [self.shown, self.bar.add, *(part for parts in each for part in parts)]
 
 
-@dataclass(frozen=True)
-class Column:
-    """One method's place on the page."""
-
-    index: int
-    box: gr.Column
-    remove: gr.Button
-    method: gr.Dropdown
-    settings: gr.JSON  # {method: {parameter: value}}, kept by the browser
-    parts: dict[str, gr.components.Component]  # what a run fills in
-
-
-def build(llava, time_limit: float = 60.0, examples: Path = EXAMPLES) -> gr.Blocks:
-    """The page for a loaded model."""
+def build(
+    llava,
+    time_limit: float = 60.0,
+    examples: Path = EXAMPLES,
+    models: tuple[str, ...] = (),
+    load: Callable | None = None,
+) -> gr.Blocks:
+    """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`."""
     scenes = read_examples(examples)
-    gr.set_static_paths([examples.resolve()])
-    with gr.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(words.header(llava), elem_id="header", js_on_load=None)
-        with gr.Row(elem_id="ask"):
-            asking = _asking(llava, scenes)
-            picks = _examples(scenes)
-        with gr.Row(elem_id="bar"):
-            conditions = gr.HTML(run.SIDE_BY_SIDE, elem_id="conditions", js_on_load=None)
-            add = gr.Button("Add a method", elem_id="add", size="sm", scale=0, min_width=140)
-        with gr.Row(elem_id="columns"):
-            columns = [_column(page, llava, i, scenes) for i in range(COLUMNS)]
-        gr.HTML(words.FOOTER, elem_id="footer", js_on_load=None)
-        shown = gr.State([i < FEWEST for i in range(COLUMNS)])
-
-        places = _places(asking, columns, conditions)
-        running = _wire_run(llava, time_limit, asking, columns, shown, places)
-        _wire_inputs(_fresh(llava, asking, places), asking, picks, scenes, list(places.values()), running)
-        _wire_columns(columns, add, shown)
-    return page
-
-
-def _wire_run(llava, time_limit: float, asking: Asking, columns: list[Column], shown: gr.State, places: dict):
-    """Run, and what stops it; returns the running event."""
-    settings = [*(column.method for column in columns), *(column.settings for column in columns)]
-    inputs = [asking.picture, asking.question, shown, *asking.options, *settings]
-    event = run.streamed(_comparing(llava, time_limit), partial(_update, places))
-    pressed = [asking.ask.click, asking.question.submit]
-    running = gr.on(pressed, event, inputs, list(places.values()), **LANE, **RAW, **PRIVATE)
-    asking.stop.click(lambda: "Stopped.", None, asking.message, cancels=[running], **QUICK)
-    return running
+    gr.set_static_paths([examples.resolve(), chart.PLOTLY])
+    with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        status, model = layout.top(llava, models)
+        with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
+            with gr.Tab(label("tab_compare"), id="compare"):
+                asking, picks = layout.asking(llava, scenes)
+                bar = layout.bar()
+                columns = layout.columns(blocks, llava, scenes)
+                overlaps = gr.HTML("", elem_id="overlaps", js_on_load=None)
+                gr.HTML(prose.footer(), elem_id="footer", js_on_load=None)
+            with gr.Tab(label("tab_about"), id="about"):
+                about.about(llava)
+        shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
+        result = gr.State(None, time_to_live=3600)
+        host = Host(llava, models, load)
+        page = Page(host, time_limit, scenes, status, model, tabs, asking, bar, columns, overlaps, shown, result)
+        runs = _wire_runs(page)
+        _wire_inputs(page, picks, runs)
+        _wire_columns(page)
+        _wire_files(page, runs)
+        _wire_link(page, blocks)
+        api.endpoints(host, time_limit)
+        model.change(_changing(page), model, page.outputs(), cancels=runs, **LANE, **WAITING)
+    return blocks
 
 
-def _wire_inputs(fresh, asking: Asking, picks: gr.HTML, scenes: list[Example], outputs: list, running):
-    """A new image, an example or Clear: the columns start afresh, and a run about something else ends."""
-    picture, question, truth = asking.picture, asking.question, asking.truth
-    end = QUICK | {"cancels": [running]}
-    everything = [picture, question, truth, *outputs]
-
-    def pick(event: gr.EventData):
-        scene = scenes[event.index]
-        return {picture: scene.image, question: scene.question, truth: words.truth(scene)} | fresh(
-            {"path": scene.image}
-        )
-
-    picks.pick(pick, None, everything, **end)
-    asking.clear.click(lambda: {picture: None, question: "", truth: ""} | fresh(None), None, everything, **end)
-    gr.on([picture.upload, picture.clear], fresh, picture, everything, **RAW, **end)
-    gr.on([question.input, picture.upload, picture.clear], lambda: "", None, truth, **QUICK)
+# ---- what asks the model
 
 
-def _wire_columns(columns: list[Column], add: gr.Button, shown: gr.State):
-    boxes = [shown, add, *(column.box for column in columns), *(column.remove for column in columns)]
-    add.click(lambda on: _showing([*on[: on.index(False)], True, *on[on.index(False) + 1 :]]), shown, boxes, **QUICK)
-    for column in columns:
-        column.remove.click(partial(_without, column.index), shown, boxes, **QUICK)
-
-
-# ---- layout
-
-
-def _asking(llava, scenes: list[Example]) -> Asking:
-    with gr.Column(elem_id="ask-image"):
-        picture = _upload(scenes)
-    with gr.Column(elem_id="ask-question"):
-        question = gr.Textbox(
-            scenes[0].question if scenes else "",
-            label="Question",
-            placeholder="What do you want to know about the image?",
-            lines=2,
-            max_lines=6,
-            elem_id="question",
-        )
-        truth = gr.HTML(words.truth(scenes[0]) if scenes else "", elem_id="truth", js_on_load=None)
-        with gr.Row(elem_id="buttons"):
-            ask = gr.Button("Run", variant="primary", elem_id="run", min_width=120)
-            stop = gr.Button("Stop", elem_id="stop", min_width=80)
-            clear = gr.Button("Clear", elem_id="clear", min_width=80)
-        ready = words.INVITATION if scenes else words.EMPTY
-        message = gr.HTML(ready, html_template=STATUS, elem_id="message", js_on_load=words.LIVE)
-        trouble = gr.HTML("", html_template=TEXT, elem_id="trouble", js_on_load=words.ALERT)
-        with gr.Accordion("More", open=False, elem_id="more"):
-            options = _options(llava)
-    return Asking(picture, question, truth, ask, stop, clear, message, trouble, options)
-
-
-def _upload(scenes: list[Example]) -> gr.Image:
-    return gr.Image(
-        scenes[0].image if scenes else None,
-        label="Image",
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        buttons=["fullscreen"],
-        height=306,
-    )
-
-
-def _options(llava) -> list[gr.components.Component]:
-    longest = min(512, llava.room() // 2)
-    most = 2**31 - 1
-    return [
-        gr.Slider(1, longest, 128, step=1, label="max new tokens", info="where an answer is cut off"),
-        gr.Slider(0, 2, 0, step=0.05, label="temperature", info="0: the likeliest token, always"),
-        gr.Number(0, label="seed", precision=0, minimum=0, maximum=most, info="of the draws, above temperature 0"),
+def _wire_runs(page: Page) -> list:
+    """Run, Measure, Follow up and a selection by hand, and what stops them; returns the running events."""
+    asking, outputs = page.asking, page.outputs()
+    inputs = [
+        asking.picture,
+        page.bar.budget,
+        asking.question,
+        *asking.options,
+        *asking.sheet,
+        page.result,
+        *page.lanes(),
+    ]
+    how = {"inputs": inputs, "outputs": outputs} | LANE | RAW | WAITING | {"show_progress_on": asking.message}
+    once, often, on = (_asking(page, mode) for mode in ("run", "measure", "follow"))
+    checked = {"validator": partial(_valid, len(inputs))}
+    runs = [
+        gr.on([asking.ask.click, asking.question.submit], once, **how, **checked),
+        asking.measure.click(often, **how, **checked),
+        asking.follow.click(on, **how, **checked),
     ]
 
+    def by_hand(event: gr.EventData, *values):
+        return _by_hand(page, values, [int(patch) for patch in event.patches])
 
-def _examples(scenes: list[Example]) -> gr.HTML:
-    with gr.Column(elem_id="ask-examples"):
-        gr.HTML(words.EXAMPLES_TITLE, js_on_load=None, elem_classes="eyebrow")
-        return cards(scenes)
-
-
-def _column(page: gr.Blocks, llava, index: int, scenes: list[Example]) -> Column:
-    name = FIRST[index] if index < len(FIRST) and FIRST[index] in REDUCERS else next(iter(REDUCERS))
-    crop = llava.crop(open_image(scenes[0].image)) if scenes else None
-    start = {part: value for (_, part), value in run.blank(index, crop, llava.grid).items()}
-    visible = index < FEWEST
-    with gr.Column(visible=visible, elem_id=f"column-{index + 1}", elem_classes="lane", min_width=0) as box:
-        with gr.Row(elem_classes="head"):
-            method = gr.Dropdown(
-                list(REDUCERS),
-                value=name,
-                label=f"Method {index + 1}",
-                show_label=False,
-                container=False,
-                elem_classes="method",
-                scale=1,
-            )
-            remove = gr.Button("Remove", size="sm", elem_classes="remove", scale=0, min_width=76, visible=False)
-        settings = gr.JSON({}, visible=False)
-        about = gr.HTML(words.about(name), elem_classes="about", js_on_load=None)
-        method.change(words.about, method, about, **QUICK)
-        with gr.Accordion("Parameters", open=False, elem_classes="parameters"):
-
-            @gr.render([method, settings], triggers=[method.change, page.load], **QUICK_RENDER)
-            def parameters(name, values):
-                controls.show(name, values, settings)
-
-        parts = {
-            "by": gr.HTML(start["by"], html_template=TEXT, elem_classes="by", js_on_load=None),
-            "answer": gr.HTML(start["answer"], html_template=TEXT, elem_classes="answer", js_on_load=words.LIVE),
-            "refusal": gr.HTML(start["refusal"], html_template=TEXT, elem_classes="refusal", js_on_load=words.ALERT),
-            "picture": gr.Image(
-                start["picture"],
-                label=f"Patches, method {index + 1}",
-                format="png",
-                buttons=["download", "fullscreen"],
-                interactive=False,
-                show_label=False,
-                elem_classes="picture",
-            ),
-            "legend": gr.HTML(start["legend"], elem_classes="legend", js_on_load=None),
-            "numbers": gr.HTML(numbers.table(None), elem_classes="numbers", js_on_load=None),
-            "curve": gr.Plot(visible=False, show_label=False, label="Similarity curve", elem_classes="curve"),
-            "no_curve": gr.HTML(start["no_curve"], elem_classes="no-curve", js_on_load=None),
-        }
-    return Column(index, box, remove, method, settings, parts)
+    for column in page.columns:
+        chosen = column.parts["panel"].ask(by_hand, page.lanes(), page.setting(), **QUICK)
+        runs.append(chosen.then(once, **how))
+    asking.stop.click(lambda: say("stopped_now"), None, asking.message, cancels=runs, **QUICK)
+    return runs
 
 
-# ---- what the events do
+def _asking(page: Page, mode: str):
+    """The event of a button: what the page holds, made into a comparison."""
 
-
-def _places(asking: Asking, columns: list[Column], conditions: gr.HTML) -> dict[tuple, gr.components.Component]:
-    """Where each part that a run speaks of stands on the page."""
-    parts = {(column.index, part): place for column in columns for part, place in column.parts.items()}
-    return {run.MESSAGE: asking.message, run.TROUBLE: asking.trouble, run.CONDITIONS: conditions} | parts
-
-
-def _update(places: dict, parts: run.Parts) -> dict:
-    """The parts that a run names, as Gradio updates; a column shows its curve or says why there is none."""
-    updates = {}
-    for key, value in parts.items():
-        updates[places[key]] = value
-        if key[1] == "curve":
-            updates[places[key]] = gr.update(value=value, visible=value is not None)
-            updates.setdefault(places[key[0], "no_curve"], gr.update(visible=value is None))
-        elif key[1] == "no_curve":
-            updates[places[key]] = gr.update(value=value, visible=parts.get((key[0], "curve")) is None)
-    return updates
-
-
-def _comparing(llava, time_limit: float):
-    """The work of Run: what the page holds, made into a comparison."""
-
-    def comparing(stop, upload, question, shown, new, temperature, seed, *methods_and_settings):
-        methods, settings = methods_and_settings[:COLUMNS], methods_and_settings[COLUMNS:]
-        asked = run.Asked(
+    def produce(stop, upload, budget, question, new, temperature, seed, repeats, model, gpu, width, before, *lanes):
+        llava = page.host.ready()
+        if mode == "follow" and not (before and before.answers):
+            raise ValueError("there is no answer to follow up on yet: press Run first")
+        asked = board.Asked(
             run.opened(upload),
             question or "",
-            {i: controls.chosen(methods[i], settings[i]) for i in range(COLUMNS) if shown[i]},
+            _lanes(lanes).reducers(run.whole(budget or 0, "equal budget", 0)),
             run.whole(new, "max new tokens", 1),
             temperature or 0.0,
             run.whole(seed, "seed", 0),
-            time_limit,
+            page.time_limit,
+            repeat=run.whole(repeats, "repeats", 2) if mode == "measure" else 1,
+            after=before if mode == "follow" else None,
+            sheet=arithmetic.Sheet(model, gpu, width),
         )
-        yield from run.compare(stop, llava, asked)
+        yield from board.compare(stop, llava, asked)
 
-    return comparing
+    return run.streamed(produce, page.update)
 
 
-def _fresh(llava, asking: Asking, places: dict):
+def _valid(inputs: int, upload, budget, question, *others) -> list:
+    """What a field says of itself before anything runs."""
+    verdicts = [gr.validate(True, "")] * inputs
+    verdicts[0] = gr.validate(bool(upload), say("need_image"))
+    verdicts[2] = gr.validate(bool((question or "").strip()), say("need_question"))
+    return verdicts
+
+
+def _lanes(values) -> Lanes:
+    shown, methods, settings = values[0], values[1 : COLUMNS + 1], values[COLUMNS + 1 :]
+    return Lanes(list(shown), list(methods), [column or {} for column in settings])
+
+
+def _by_hand(page: Page, values, marked: list[int]) -> dict:
+    """The patches chosen by hand as a column of their own: the one that has them already, a free one, or the last."""
+    lanes = _lanes(values)
+    have = next((i for i, on in enumerate(lanes.shown) if on and lanes.methods[i] == "Manual"), None)
+    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have))
+
+
+# ---- what is asked
+
+
+def _wire_inputs(page: Page, picks: gr.HTML, runs: list):
+    """A new image, an example or Clear: the columns start afresh, and a run about something else ends."""
+    picture, question, example, truth = (getattr(page.asking, n) for n in ("picture", "question", "example", "truth"))
+    end, everything = QUICK | {"cancels": runs}, [picture, question, example, truth, *page.outputs()]
+
+    def pick(event: gr.EventData):
+        return _scene(page, page.scenes[event.index])
+
+    def new(upload):
+        return {example: "", truth: ""} | _afresh(page, upload)
+
+    picks.pick(pick, None, everything, **end)
+    page.asking.clear.click(lambda: {question: "", picture: None} | new(None), None, everything, **end)
+    gr.on([picture.upload, picture.clear], new, picture, everything, **RAW, **end)
+    question.input(lambda: "", None, truth, **QUICK)
+
+
+def _scene(page: Page, scene: Example) -> dict:
+    """An example, and the columns fresh for it."""
+    asking = page.asking
+    asked = {asking.picture: scene.image, asking.question: scene.question, asking.example: scene.name}
+    return asked | {asking.truth: prose.truth(scene)} | _afresh(page, {"path": scene.image})
+
+
+def _afresh(page: Page, upload) -> dict:
     """The columns for a new image: nothing answered yet; or why the image cannot be used."""
+    llava = page.host.llava
+    try:
+        crop = llava.crop(run.opened(upload)) if upload and llava else None
+        parts, kept = run.said(say("invitation" if upload else "empty")), {}
+    except ValueError as error:
+        crop, parts = None, run.trouble(error)
+        kept = {page.asking.picture: None}  # or the browser labours at what we refuse
+    return kept | page.update(parts | _blank(crop, llava))
 
-    def fresh(upload):
+
+def _blank(crop, llava) -> run.Parts:
+    parts = {board.CONDITIONS: say("side_by_side"), board.OVERLAPS: "", board.RESULT: None}
+    for column in range(COLUMNS):
+        parts |= board.blank(column, crop, llava and llava.grid)
+    return parts
+
+
+def _changing(page: Page):
+    """Another model: the one before is unloaded first, the columns start afresh."""
+
+    def change(name, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
+        if page.host.llava and page.host.llava.name == name:
+            return {page.asking.message: gr.skip()}
         try:
-            crop = llava.crop(run.opened(upload)) if upload else None
-            parts = run.said(words.INVITATION if upload else words.EMPTY)
-            kept = {}
+            with run.LANE:
+                llava = page.host.change(name)
+            parts = run.said(say("loaded", name))
+        except Exception as error:
+            llava, parts = page.host.llava, run.trouble(error)
+        return page.update(parts | _blank(None, llava) | {board.STATUS: prose.status(llava)})
+
+    return change
+
+
+# ---- columns that come and go
+
+
+def _wire_columns(page: Page):
+    bar, lanes, setting = page.bar, page.lanes(), page.setting()
+
+    def add(*values):
+        now = _lanes(values)
+        return page.set(now.having(now.methods[now.shown.index(False)]))
+
+    def remove(at, *values):
+        now = _lanes(values)
+        return page.set(Lanes([on and i != at for i, on in enumerate(now.shown)], now.methods, now.settings))
+
+    def unpruned(*values):
+        now = _lanes(values)
+        there = any(on and method == "Full" for on, method in zip(now.shown, now.methods, strict=True))
+        return page.set(now if there else now.having("Full"))
+
+    def preset(key):
+        specs, budget = PRESETS[key]
+        return page.set(Lanes.of(list(specs))) | {bar.budget: budget}
+
+    bar.add.click(add, lanes, setting, **QUICK)
+    bar.unpruned.click(unpruned, lanes, setting, **QUICK)
+    for key, button in bar.presets.items():
+        button.click(partial(preset, key), None, [*setting, bar.budget], **QUICK)
+    for column in page.columns:
+        column.remove.click(partial(remove, column.index), lanes, setting, **QUICK)
+        changes = [column.settings.change, column.method.change, page.result.change]
+        inputs = [column.method, column.settings, page.result]
+        gr.on(changes, partial(_readings, column.index), inputs, column.readings, **QUICK)
+
+
+def _readings(at: int, method: str, settings: dict | None, result: board.Result | None) -> str:
+    """How a column's settings count on the image it answered about."""
+    try:
+        reducer = chosen(method, settings)
+    except ValueError:
+        return ""  # Run says what is wrong with them
+    answer = result and result.answers.get(at)
+    if type(reducer).explain is Reducer.explain:
+        return ""
+    if not answer or not answer.curve or answer.method != method:
+        return prose.readings([], say("readings_run"))
+    if reducer.layers_read() != answer.reducer.layers_read():
+        return prose.readings([], say("readings_other"))
+    return prose.readings(reducer.explain(answer.curve.similarity, answer.curve.knee))
+
+
+# ---- files
+
+
+def _wire_files(page: Page, runs: list):
+    bar, told = page.bar, [page.bar.download, page.asking.message, page.asking.trouble]
+
+    def handed(make, result):
+        try:
+            return {bar.download: make(result)}
         except ValueError as error:
-            crop, parts = None, run.trouble(error)
-            kept = {asking.picture: None}  # or the browser labours at what we refuse
-        parts[run.CONDITIONS] = run.SIDE_BY_SIDE
-        for column in range(COLUMNS):
-            parts |= run.blank(column, crop, llava.grid)
-        return kept | _update(places, parts)
+            return page.update(run.trouble(error))
 
-    return fresh
+    def replay(path):
+        try:
+            result = export.replayed(path)
+        except ValueError as error:
+            return page.update(run.trouble(error))
+        return _replayed(page, result, Path(path).name)
+
+    for ending, button in bar.files.items():
+        button.click(partial(handed, partial(export.packed, ending=ending)), page.result, told, **QUICK)
+    for column in page.columns:
+        make = partial(export.column, at=column.index)
+        column.save.click(partial(handed, make), page.result, told, **QUICK)
+    asking = page.asking
+    outputs = [*page.outputs(), *page.setting(), asking.question, asking.picture, asking.example, asking.truth]
+    bar.replay.upload(replay, bar.replay, outputs, cancels=runs, **QUICK)
+    gr.on(
+        [part.input for part in asking.sheet],
+        partial(_recounted, page),
+        [*asking.sheet, page.result],
+        page.outputs(),
+        **QUICK,
+    )
 
 
-def _without(index: int, shown: list[bool]) -> list:
-    return _showing([on and i != index for i, on in enumerate(shown)])
+def _replayed(page: Page, result: board.Result, name: str) -> dict:
+    """A report in the columns: everything as it was, nothing computed."""
+    records, crop = result.comparison.records, result.comparison.crop
+    parts = _blank(None, None) | board.standing(result, arithmetic.Sheet())
+    for column, record in zip(result.columns, records, strict=True):
+        parts[column, "picture"] = picture(crop)
+        parts[column, "panel"] = panel.view(record)
+    parts |= run.said(say("replayed", name)) | {board.CONDITIONS: prose.escape(result.comparison.conditions)}
+    known = [record["method"] if record["method"] in REDUCERS else "Full" for record in records]
+    asked = {page.asking.question: records[0]["question"], page.asking.picture: None, page.asking.example: ""}
+    return page.set(Lanes.of(known)) | page.update(parts) | asked | {page.asking.truth: ""}
 
 
-def _showing(shown: list[bool]) -> list:
-    """Updates for the columns that are shown; fewer than two compare nothing, more than four cannot be read."""
-    few = sum(shown) <= FEWEST
-    updates = [gr.update(visible=on) for on in shown] + [gr.update(visible=on and not few) for on in shown]
-    return [shown, gr.update(visible=not all(shown)), *updates]
+def _recounted(page: Page, model, gpu, width, result: board.Result | None) -> dict:
+    """The numbers again, the arithmetic for another model or GPU."""
+    if result is None:
+        return {page.asking.message: gr.skip()}
+    return page.update(board.standing(result, arithmetic.Sheet(model, gpu, width)))
+
+
+# ---- the address
+
+
+def _wire_link(page: Page, blocks: gr.Blocks):
+    held = page.held()
+    gr.on([part.change for part in held], None, held, None, js=link.SCRIPT, **QUICK)
+    outputs = [*held, *page.setting(), *page.outputs(), page.asking.picture, page.asking.truth, page.tabs]
+
+    def follow(request: gr.Request):
+        return _follow(page, request.query_params.multi_items())
+
+    blocks.load(follow, None, list(dict.fromkeys(outputs)), **QUICK)
+
+
+def _follow(page: Page, pairs: list[tuple[str, str]]) -> dict:
+    """The page as its address asks for it."""
+    asking, nothing = page.asking, {page.asking.message: gr.skip()}
+    try:
+        asked = link.linked(pairs, page.scenes)
+    except ValueError as error:
+        return page.update(run.trouble(ValueError(f"the link could not be followed: {error}")))
+    updates = _scene(page, asked.scene) if asked.scene else {}
+    if asked.question is not None:
+        updates[asking.question] = asked.question
+    if asked.lanes:
+        updates |= page.set(asked.lanes)
+    fields = dict(zip(("new", "temperature", "seed", "repeats"), asking.options, strict=True)) | {
+        "budget": page.bar.budget
+    }
+    updates |= {fields[name]: value for name, value in asked.numbers.items()}
+    if asked.tab:
+        updates[page.tabs] = gr.Tabs(selected=asked.tab)
+    return updates | ({asking.message: say("linked")} if updates else nothing)

@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | sweep | methods | bench | evaluate | tiny."""
+"""The command line: python -m longtail answer | compare | sweep | methods | bench | evaluate | cost | tiny."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
 from . import answer as ask
-from . import bench, evaluate, load, make, open_image, races, sweep
+from . import bench, estimate, evaluate, load, make, open_image, races, sweep
 from .export import measure, write
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
@@ -54,6 +54,7 @@ def parser(argv: list[str]) -> Parser:
     _add_methods(commands)
     _add_bench(commands)
     _add_evaluate(commands)
+    _add_cost(commands)
     tiny_cli.add_to(commands)
     return top
 
@@ -65,6 +66,9 @@ def _add_answer(commands, argv):
     command = commands.add_parser("answer", help="one answer to one question about one image")
     _run_flags(command)
     command.add_argument("--method", default="LongTail", help=f"one of {', '.join(REDUCERS)}")
+    command.add_argument(
+        "--then", action="append", default=[], metavar="QUESTION", help="a follow-up on the same image; may be repeated"
+    )
     if argv[:1] != ["answer"]:
         return
     finder = Parser(add_help=False)
@@ -80,12 +84,20 @@ def _add_answer(commands, argv):
 
 
 def answer(arguments):
-    """`answer`: words to stdout, or the whole record."""
+    """`answer`: words to stdout, or the whole record; with follow-ups, one after another, or a list of records."""
     names = {field.name for field in make(arguments.method).parameters()}
     reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
-    image = open_image(arguments.image)
-    record = ask(_load(arguments), image, arguments.question, reducer, **_options(arguments)).record()
-    print(json.dumps(record) if arguments.json else f"{record['answer']}\n\n{_line(record)}")
+    llava, image, records, history, seen = _load(arguments), open_image(arguments.image), [], (), None
+    for question in (arguments.question, *arguments.then):
+        said = ask(llava, image, question, reducer, history=history, seen=seen, **_options(arguments))
+        history, seen = () if llava.single_turn else said.turns, said.seen
+        records.append(said.record())
+    if arguments.json:
+        print(json.dumps(records if arguments.then else records[0]))
+        return
+    alone = f"  asked on its own: {llava.name} was trained on one question a prompt\n" * llava.single_turn
+    heads = ["", *(f"> {question}\n{alone}" for question in arguments.then)]
+    print("\n\n".join(f"{head}{r['answer']}\n\n{_line(r)}" for head, r in zip(heads, records, strict=True)))
 
 
 # ---- compare
@@ -215,6 +227,15 @@ def _add_evaluate(commands):
     command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments))
 
 
+# ---- cost
+
+
+def _add_cost(commands):
+    command = commands.add_parser("cost", help="FLOPs, bytes, roofline times: arithmetic, no model")
+    estimate.add_flags(command)
+    command.set_defaults(run=estimate.command)
+
+
 # ---- shared by the commands
 
 
@@ -254,6 +275,7 @@ def _line(record: dict) -> str:
     """Counts and times of one record, with their conditions."""
     tokens = record["tokens"]
     ms = {name: f"{1000 * value:.1f} ms" for name, value in record["seconds"].items()}
+    ms |= {name: "reused" for name in record["reused"]}
     knee = f", knee i* = {record['curve']['knee']}" if record["curve"] else ""
     return (
         f"  {tokens['visual']} of {tokens['patches']} visual tokens{knee}; prompt {tokens['prompt']}, generated "

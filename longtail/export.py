@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html
 import io
 import json
 import platform
@@ -17,9 +16,12 @@ from .generate import Answer, answer
 from .image import open_image
 from .models.llava import Llava
 from .reducer import Reducer
+from .versus import versus
 
 COLUMNS = ("method", "answer", "finished", "visual", "patches", "prompt", "generated", "kv_entries", "kv_bytes")
 TIMES = ("preprocess", "vision", "method", "prefill", "first_token", "per_token", "total")
+VERSUS = ("agreement", "kl")
+PHASES = ("preprocess", "vision", "method", "prefill", "decode")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,10 @@ class Comparison:
     def record(self) -> dict:
         """Plain JSON values."""
         return {"conditions": self.conditions, "grid": list(self.grid), "answers": self.records}
+
+    def file(self) -> dict:
+        """What a file holds: the record, and the crop that its pictures are drawn on."""
+        return self.record() | {"crop": picture(self.crop)}
 
 
 def measure(
@@ -58,92 +64,77 @@ def measure(
         f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {device_name(llava.device)}, "
         f"{torch.get_num_threads()} threads; {warmed}, seconds are the median of {repeat} in rotated order"
     )
-    return Comparison([_median(answers) for answers in rounds], conditions, llava.crop(image), llava.grid)
+    records = [medians([a.record() for a in answers]) for answers in rounds]
+    compared(records, [answers[-1].first_logits for answers in rounds])
+    return Comparison(records, conditions, llava.crop(image), llava.grid)
+
+
+def medians(records: list[dict]) -> dict:
+    """Records of one method's repeated runs as one: the last, its seconds medians, `spread` their least and most."""
+    runs = [record["seconds"] for record in records]
+    seconds = {name: statistics.median(run[name] for run in runs) for name in TIMES}
+    spread = {name: [min(run[name] for run in runs), max(run[name] for run in runs)] for name in TIMES}
+    repeated = {"spread": spread} if len(records) > 1 else {}
+    return records[-1] | {"seconds": seconds, "repeat": len(records)} | repeated
+
+
+def compared(records: list[dict], logits: list):
+    """Tell each record how it stands to the unpruned one, where that is among them: its `versus`."""
+    plain = next((i for i, record in enumerate(records) if record["method"] == "Full"), None)
+    for i, record in enumerate(records):
+        if plain is not None and i != plain:
+            record["versus"] = versus(record, records[plain], logits[i], logits[plain])
+
+
+def phases(record: dict) -> dict[str, float]:
+    """Seconds of each phase; together they are the total of one run (medians of several need not add up)."""
+    s = record["seconds"]
+    decode = max(s["total"] - s["first_token"], 0.0)
+    return dict(zip(PHASES, (s["preprocess"], s["vision"], s["method"], s["prefill"], decode), strict=True))
 
 
 def write(comparison: Comparison, path: str):
     """Write a .json, .csv or .html file. Raises ValueError for another ending."""
-    writers = {".json": _json, ".csv": _csv, ".html": _html}
     ending = Path(path).suffix
-    if ending not in writers:
-        raise ValueError(f"a comparison is written as {', '.join(writers)}, got {path!r}")
-    Path(path).write_text(writers[ending](comparison), encoding="utf-8")
+    if ending not in WRITERS:
+        raise ValueError(f"a comparison is written as {', '.join(WRITERS)}, got {path!r}")
+    Path(path).write_text(WRITERS[ending](comparison), encoding="utf-8")
 
 
-def _median(answers: list[Answer]) -> dict:
-    record = answers[-1].record()
-    runs = [a.record()["seconds"] for a in answers]
-    record["seconds"] = {name: statistics.median(run[name] for run in runs) for name in TIMES}
-    return record | {"repeat": len(answers)}
+def picture(crop: Image.Image) -> str:
+    """A picture as a data URI, lossless."""
+    png = io.BytesIO()
+    crop.save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
 def device_name(device: torch.device) -> str:
-    """What a CPU or GPU calls itself."""
-    return torch.cuda.getdevice_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    """What the numbers were taken on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def _json(comparison: Comparison) -> str:
-    return json.dumps(comparison.record())
+    return json.dumps(comparison.file())
 
 
 def _csv(comparison: Comparison) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*COLUMNS, "params", *(f"seconds_{name}" for name in TIMES), "repeat", "conditions"])
+    columns = [*COLUMNS, "params", *(f"seconds_{name}" for name in TIMES), *VERSUS, "repeat", "conditions"]
+    writer = csv.DictWriter(out, columns)
     writer.writeheader()
     for record in comparison.records:
         flat = record | record["tokens"]
         row = {name: flat[name] for name in COLUMNS} | {"params": json.dumps(record["params"])}
         row |= {f"seconds_{name}": record["seconds"][name] for name in TIMES}
+        row |= {name: record.get("versus", {}).get(name) for name in VERSUS}
         writer.writerow(row | {"repeat": record["repeat"], "conditions": comparison.conditions})
     return out.getvalue()
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#1c2430}
-main{display:flex;flex-wrap:wrap;gap:1.5rem}section{flex:1 1 240px}svg{width:100%;border-radius:6px}
-dl{display:grid;grid-template-columns:auto auto;gap:.1rem 1rem;font-variant-numeric:tabular-nums}
-dd{margin:0;text-align:right}
-.answer{min-height:3em;font-weight:600}footer{color:#667;margin-top:2rem}"""
-
-
 def _html(comparison: Comparison) -> str:
-    """One page with pictures inside: nothing on it is fetched, no script runs."""
-    question = html.escape(comparison.records[0]["question"])
-    columns = "".join(_column(record, comparison) for record in comparison.records)
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>LongTail: {question}</title>"
-        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style><h1>{question}</h1>"
-        f"<main>{columns}</main><footer>{html.escape(comparison.conditions)}</footer></html>"
-    )
+    from .report import page  # which reads and writes what is made here
+
+    return page(comparison)
 
 
-def _column(record: dict, comparison: Comparison) -> str:
-    tokens, seconds = record["tokens"], record["seconds"]
-    rows = {
-        "visual tokens": f"{tokens['visual']} of {tokens['patches']}",
-        "prompt": tokens["prompt"],
-        "generated": tokens["generated"],
-        "KV entries": f"{tokens['kv_entries']:g}",
-        "KV bytes": f"{tokens['kv_bytes']:,}",
-        **{name.replace("_", " "): f"{1000 * seconds[name]:.1f} ms" for name in TIMES},
-    }
-    table = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())
-    params = html.escape(", ".join(f"{name} {value}" for name, value in record["params"].items()))
-    return (
-        f"<section><h2>{record['method']}</h2><p>{params}</p>{_masked(record, comparison)}"
-        f"<p class='answer'>{html.escape(record['answer'])}</p><dl>{table}</dl></section>"
-    )
-
-
-def _masked(record: dict, comparison: Comparison) -> str:
-    """The model's crop with dropped patches greyed, drawn from `role`."""
-    png = io.BytesIO()
-    comparison.crop.save(png, "PNG")
-    rows, columns = comparison.grid
-    dropped = [patch for patch, role in enumerate(record["role"]) if role == "dropped"]
-    squares = "".join(f"M{patch % columns} {patch // columns}h1v1h-1z" for patch in dropped)
-    picture = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return (
-        f"<svg viewBox='0 0 {columns} {rows}' role='img' aria-label='patches kept by {record['method']}'>"
-        f"<image href='{picture}' width='{columns}' height='{rows}'/>"
-        f"<path d='{squares}' fill='#8a93a0' fill-opacity='.82'/></svg>"
-    )
+WRITERS = {".json": _json, ".csv": _csv, ".html": _html}

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .image import open_image
-from .models.llava import Llava, Prompt
+from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
+from .seen import Seen, look
 from .tokens import Curve, Reduced, VisualTokens
 
 
@@ -58,6 +58,7 @@ class Answer:
     dtype: str
     reducer: Reducer
     question: str
+    history: tuple[tuple[str, str], ...]  # the questions before this one, each with its answer
     text: str
     token_ids: tuple[int, ...]
     tokens: Tokens
@@ -72,6 +73,13 @@ class Answer:
     first_logits: Tensor | None  # [V] float32, on the host
     finished: str | None
     seed: int
+    reused: tuple[str, ...]  # phases taken over from an earlier answer: theirs are 0 seconds here
+    seen: Seen | None  # for `generate(seen=)` of a follow-up; None where it was halted before the tower was through
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """The `history` of a follow-up: the turns before this question, and this one."""
+        return (*self.history, (self.question, self.text))
 
     @property
     def method(self) -> str:
@@ -90,11 +98,13 @@ class Answer:
             "model": self.model,
             "method": self.method,
             "params": dataclasses.asdict(self.reducer),
+            "history": [list(turn) for turn in self.history],
             "question": self.question,
             "answer": self.text,
             "finished": self.finished,
             "tokens": dataclasses.asdict(self.tokens) | {"layers": list(self.tokens.layers)},
             "seconds": dataclasses.asdict(self.seconds),
+            "reused": list(self.reused),
             "memory": self.memory,
             "curve": curve and {"knee": curve.knee, "kept": curve.kept, "similarity": curve.similarity.tolist()},
             "order": curve and curve.order.tolist(),
@@ -179,15 +189,6 @@ class Sampling:
         return int(order[torch.multinomial(chance, 1, generator=generator)])
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What is shared before the language model: the prompt, the views of the tower, and what they cost."""
-
-    prompt: Prompt
-    views: list[tuple[VisualTokens, Reduced | None]]
-    laps: dict
-
-
 @torch.inference_mode()
 def generate(
     llava: Llava,
@@ -200,21 +201,27 @@ def generate(
     seed: int = 0,
     stop=None,
     time_limit: float | None = None,
+    history: Sequence[tuple[str, str]] = (),
     seen: Seen | None = None,
+    shared: Seen | None = None,
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
     `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work.
-    Raises ValueError for an image, a question or an option that cannot be used.
+    A follow-up takes `history` (`Answer.turns`), which the model reads before the question, and `seen` (`Answer.seen`):
+    the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
+    image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
+    taken over: see `Seen`. `shared` is what `look` made for this very question, taken as it is, its times included.
+    Raises ValueError for an image, a question, a history or an option that cannot be used.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    run = _Run(llava, reducer, question, sampling, Clock(llava.device, stop, time_limit))
+    run = _Run(llava, reducer, question, history, sampling, Clock(llava.device, stop, time_limit))
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
-        logits = run.begin(image, seen, max_new_tokens)
+        logits = run.begin(image, seen, shared, max_new_tokens)
     except Halted as halted:
         yield run.answer(str(halted))
         return
@@ -235,36 +242,25 @@ def answer(llava: Llava, image, question: str, reducer: Reducer | None = None, *
     return deque(generate(llava, image, question, reducer, **options), maxlen=1)[0]
 
 
-def compare(llava: Llava, image, question: str, reducers: list[Reducer], **options) -> list[Answer]:
-    """The last answer of each reducer, same arguments. The tower runs once for all that do not act inside it; its one
-    measured time then stands in each of their `seconds`."""
+def compare(
+    llava: Llava,
+    image,
+    question: str,
+    reducers: list[Reducer],
+    history: Sequence[tuple[str, str]] = (),
+    seen: Seen | None = None,
+    **options,
+) -> list[Answer]:
+    """The last answer of each reducer, same arguments. The tower runs once for all that do not act inside it, not at
+    all where `seen` serves them; its one measured time then stands in each of their `seconds`."""
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
-    seen = look(llava, image, question, layers, Clock(llava.device)) if outside else None
+    clock, options = Clock(llava.device), options | {"history": history, "seen": seen}
+    shared = look(llava, image, question, layers, clock, history=history, before=seen) if outside else None
     return [
-        answer(llava, image, question, reducer, seen=None if "trim" in reducer.active() else seen, **options)
+        answer(llava, image, question, reducer, shared=None if "trim" in reducer.active() else shared, **options)
         for reducer in reducers
     ]
-
-
-@torch.inference_mode()
-def look(
-    llava: Llava, image, question: str, layers: tuple[int, ...], clock: Clock, reducer: Reducer | None = None
-) -> Seen:
-    """Prompt and vision tower: everything before `reduce`. Where a reducer is given, its `trim` acts inside."""
-
-    def trim(tower):
-        clock.lap("vision")
-        reduced = reducer.trim(tower)
-        clock.lap("method")
-        return reduced
-
-    prompt = llava.prompt(open_image(image), question)
-    clock.lap("preprocess")
-    inside = {"trim": trim, "proportional": reducer.proportional} if reducer else {}
-    views = llava.encode(prompt, layers, between=clock.between, **inside)
-    clock.lap("vision")
-    return Seen(prompt, views, dict(clock.laps))
 
 
 @dataclass
@@ -274,8 +270,10 @@ class _Run:
     llava: Llava
     reducer: Reducer
     question: str
+    history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
+    seen: Seen | None = None
     decoder: Decoder | None = None
     visual: tuple[VisualTokens, ...] = ()
     reduced: tuple[Reduced, ...] = ()
@@ -284,11 +282,9 @@ class _Run:
     steps: list[tuple[int, int]] = field(default_factory=list)
     first_logits: Tensor | None = None
 
-    def begin(self, image, seen: Seen | None, new: int) -> Tensor:
+    def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
-        if seen is None:
-            inside = self.reducer if "trim" in self.reducer.active() else None
-            seen = look(self.llava, image, self.question, self.reducer.layers_read(), self.clock, inside)
+        self.seen = seen = shared or self._look(image, before)
         self.clock.laps |= seen.laps
         self.clock.restart()
         self.visual = tuple(visual for visual, _ in seen.views)
@@ -296,9 +292,10 @@ class _Run:
         self.clock.lap("method")
         hidden, span = self.llava.splice(seen.prompt, self.reduced)
         if len(hidden) + new > self.llava.room():
+            remedy = "ask with fewer turns before it" if self.history else "ask a shorter question"
             raise ValueError(
                 f"{len(hidden)} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
-                f"{self.llava.name}: ask a shorter question or lower max_new_tokens"
+                f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
         unpruned = len(hidden) - (span[1] - span[0]) + sum(len(view.source) for view in self.reduced)
         self.decoder = Decoder(self.llava, self.reducer)
@@ -325,6 +322,7 @@ class _Run:
             dtype=str(self.llava.dtype).removeprefix("torch."),
             reducer=self.reducer,
             question=self.question,
+            history=tuple(map(tuple, self.history)),
             text=self.text,
             token_ids=tuple(self.ids),
             tokens=self._tokens(read),
@@ -339,7 +337,14 @@ class _Run:
             first_logits=self.first_logits,
             finished=finished,
             seed=self.sampling.seed,
+            reused=self.seen.reused if self.seen else (),
+            seen=self.seen,
         )
+
+    def _look(self, image, before: Seen | None) -> Seen:
+        inside = self.reducer if "trim" in self.reducer.active() else None
+        asked = self.llava, image, self.question, self.reducer.layers_read()
+        return look(*asked, self.clock, inside, self.history, before)
 
     def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
         reduced = self.reducer.reduce(visual)

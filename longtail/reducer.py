@@ -5,6 +5,7 @@ import math
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,6 +117,10 @@ class Reducer:
         about = {"name": cls.__name__, "sentence": cls.sentence(), "paper": cls.paper, "acts": cls.acts()}
         return about | {"parameters": parameters}
 
+    def explain(self, similarity: np.ndarray, knee: int) -> list[tuple[str, str, int]]:
+        """How its settings count on a similarity curve [n], descending, with knee i*: what is read, formula, count."""
+        return []
+
     @classmethod
     def limits(cls, name: str, **values) -> tuple[float, float]:
         """Lowest and highest value of a numeric parameter, given the values of the others."""
@@ -136,7 +141,7 @@ class Reducer:
             if not isinstance(value, str):
                 raise ValueError(f"{name} must be text, {given}")
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             raise ValueError(f"{name} must be a finite number, {given}")
         if parameter.kind is int and value != int(value):
             raise ValueError(f"{name} must be a whole number, {given}")

@@ -88,7 +88,7 @@ def test_compare_writes_its_files(run, photo, folder, tmp_path):
     rows = list(csv.DictReader((tmp_path / "c.csv").open()))
     assert [row["method"] for row in rows] == ["Full", "LongTail", "Random"] and rows[0]["repeat"] == "2"
     page = (tmp_path / "c.html").read_text()
-    assert page.count("<section>") == 3 and page.count("h1v1h-1z") == 2 * 27
+    assert page.count("<section>") == 3 and page.count("h-0.1667z") == 2 * 27
     assert "<script" not in page and not re.search(r"(src|href)='(?!data:)", page)
 
 

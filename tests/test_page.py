@@ -737,9 +737,11 @@ def test_every_input_has_a_name(visit):
     assert not nameless
 
 
-def test_no_endpoint_is_public(llava, scenes):
+def test_three_endpoints_are_public(llava, scenes):
+    """What the page itself does is its own: tests/test_api.py has the rest."""
     built = page.build(llava, examples=scenes)
-    assert [fn.api_name for fn in built.fns.values() if fn.api_visibility == "public"] == []
+    named = [fn.api_name for fn in built.fns.values() if fn.api_visibility == "public"]
+    assert sorted(named) == ["answer", "compare", "methods"]
 
 
 # ---- the README's pictures

@@ -2,8 +2,9 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle
 
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from ..tokens import DecoderLayer, Question, Reduced, TowerLayer, TowerView, VisualTokens, tower_layer
 from .clip import ClipText
 
-MAX_QUESTION = 4000  # characters
+MAX_QUESTION = 4000  # characters, all that was said before it included
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Llava:
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
         self.feature_layer = model.config.vision_feature_layer % (len(self.tower.encoder.layers) + 1)  # reads its input
         self.heads = model.config.text_config.num_attention_heads  # query heads of a decoder layer
+        self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
         self.clip = ClipText.beside(folder, self.tower)
         ends = model.generation_config.eos_token_id
@@ -61,17 +63,14 @@ class Llava:
 
     # ---- prompt
 
-    def prompt(self, image: Image.Image, question: str) -> Prompt:
-        """Chat template, ids, pixels. Raises ValueError for an empty question or one that is too long."""
-        if not question.strip():
-            raise ValueError("the question is empty: type what you want to know about the image")
-        if len(question) > MAX_QUESTION:
-            raise ValueError(
-                f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
-            )
-        question = self._inert(question)
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    def prompt(self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = ()) -> Prompt:
+        """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
+
+        Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
+        """
+        _refuse_what_cannot_be_asked(question, history)
+        *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
+        text = self.processor.apply_chat_template(_messages([*before, question]), add_generation_prompt=True)
         inputs = self.processor(images=image, text=text, return_tensors="pt")
         ids = inputs["input_ids"][0]
         preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
@@ -226,6 +225,33 @@ class Llava:
     def decode_text(self, ids: list[int]) -> str:
         """Words of generated ids, special tokens left out."""
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def _messages(texts: list[str]) -> list[dict]:
+    """Question, answer, question, ... as a chat template reads them; the image stands in the first turn."""
+    turns = zip(cycle(("user", "assistant")), texts, strict=False)
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    messages[0]["content"].insert(0, {"type": "image"})
+    return messages
+
+
+def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]]):
+    """ValueError where a question is empty, there is too much text, or an earlier turn is no question and answer."""
+    for turn in history:
+        if not isinstance(turn, tuple | list) or [type(text) for text in turn] != [str, str]:
+            raise ValueError(f"the history must be pairs of a question and its answer, got {turn!r}")
+    if not all(asked.strip() for asked in (question, *(asked for asked, _ in history))):
+        raise ValueError("the question is empty: type what you want to know about the image")
+    if len(question) > MAX_QUESTION:
+        raise ValueError(
+            f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
+        )
+    whole = len(question) + sum(len(text) for turn in history for text in turn)
+    if whole > MAX_QUESTION:
+        raise ValueError(
+            f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
+            "ask with fewer turns before it"
+        )
 
 
 def _log_size(trimmed: Reduced, hidden: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from math import floor
 import torch
 
 from ..reducer import Reducer, param, register
-from ..similarity import READINGS, long_tail
+from ..similarity import READINGS, kept, long_tail
 from ..tokens import SIMILARITIES, Reduced, lowest
 
 
@@ -43,6 +43,22 @@ class LongTail(Reducer):
     @classmethod
     def limits(cls, name, **values):
         return (0.01, 1000) if name == "alpha" and values.get("reading") == "head" else super().limits(name)
+
+    def explain(self, similarity, knee):
+        n, a = len(similarity), f"{self.alpha:g}"
+        formulas = {
+            "tail": ("the long tail, as the paper counts", f"floor({a} x ({n} - {knee}))"),
+            "head": ("the head, as the formula is printed", f"ceil({a} x {knee})"),
+            "threshold": ("every patch similar enough", f"d >= {a} x {similarity[knee - 1]:.3g}"),
+        }
+        return [
+            (
+                f"{reading}{' (set)' * (reading == self.reading)}: {words}",
+                formula,
+                kept(similarity, knee, self.alpha, reading),
+            )
+            for reading, (words, formula) in formulas.items()
+        ]
 
     def active(self):
         first = ("trim",) if self.cut == "in_tower" else ("reduce",)

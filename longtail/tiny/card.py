@@ -51,6 +51,8 @@ LIMITS = f"""
 ## Limits
 
 - Only the templates of `longtail/tiny/questions.py`, in English; any other question gets an arbitrary answer.
+- One question a prompt: behind an earlier turn it mostly repeats that turn's answer. `single_turn` in `config.json`
+  says so, and the command line asks its follow-ups on their own.
 - At most {MOST_ITEMS} objects and one string of up to 5 characters a picture, in one typeface.
 - Photographs, people and anything outside these scenes are not supported.
 - Where CLS looks (layers {", ".join(map(str, READ_LAYERS))} of 7) is the result of a training objective, see above.

@@ -106,6 +106,7 @@ def llava_config() -> LlavaConfig:
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
         tie_word_embeddings=False,
+        single_turn=True,  # trained on one question a prompt: an earlier turn confuses it
         **ends,
     )
 

@@ -1,0 +1,224 @@
+"""The engine for other programs: /methods, /answer and /compare, over HTTP, by gradio_client or as MCP tools.
+
+They stand in the page's own line for the model, keep its limits, and refuse in sentences.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from html import escape
+
+import gradio as gr
+from gradio.utils import get_upload_folder, is_in_or_equal
+
+import longtail
+from longtail.export import measure
+from longtail.reducer import REDUCERS, Reducer, make, parse
+
+from . import run
+from .host import Host, longest
+
+LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # the page's
+BEAT = 0.5  # seconds after which a caller who left is noticed
+MOST_METHODS, MOST_ROUNDS = 8, 20
+PATIENCE = 10  # a comparison may take as many times the limit of an answer
+NO_FILE = (
+    "The image cannot be used: give a file of yours, from Python by gradio_client's handle_file(path), "
+    "or a public http(s) address."
+)
+log = logging.getLogger(__name__)
+
+
+class Blocks(gr.Blocks):
+    """Blocks whose public endpoints say so where a file cannot be used: not uploaded here, or not to be fetched."""
+
+    async def preprocess_data(self, block_fn, *inputs, **options):
+        try:
+            return await super().preprocess_data(block_fn, *inputs, **options)
+        except Exception as error:
+            if block_fn.api_visibility != "public":
+                raise
+            log.info("a file was refused: %s", type(error).__name__)
+            raise gr.Error(NO_FILE, print_exception=False) from error
+
+
+def endpoints(host: Host, time_limit: float):
+    """Add the three endpoints to the Blocks around; an answer may take `time_limit` seconds of work."""
+
+    def methods() -> list[dict]:
+        """Every pruning method: its name, what it does, its paper, the moments it acts at, and its parameters."""
+        return [reducer.describe() for reducer in REDUCERS.values()]
+
+    async def answer(
+        image: gr.FileData,
+        question: str,
+        method: str = "LongTail",
+        params: dict | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0,
+        seed: int = 0,
+    ) -> dict:
+        """Ask a vision-language model one question about one image while a method prunes its visual tokens.
+
+        Returns the answer with exact token counts, measured seconds (one run), the patches kept and the curve.
+
+        Args:
+            image: a PNG, JPEG, WEBP, GIF or BMP of at most 40 megapixels: a file, a public address or a data: address
+            question: what to ask about the image
+            method: a name that `methods` lists, or NAME:parameter=value, such as LongTail:alpha=0.3
+            params: parameters of the method by name, such as {"alpha": 0.3}; what is left out has its default
+            max_new_tokens: where the answer is cut off, a whole number from 1 to 512 (fewer for a small model)
+            temperature: from 0, the likeliest token always, to 2
+            seed: of the draws above temperature 0, a whole number
+        """
+
+        def work(stop):
+            llava = host.ready()
+            options = _options(llava, max_new_tokens, temperature, seed)
+            asked = _image(image), _text(question, "question"), _reducer(method, params)
+            return longtail.answer(llava, *asked, stop=stop, time_limit=time_limit, **options).record()
+
+        async for result in attended(work):
+            yield result
+
+    async def compare(
+        image: gr.FileData,
+        question: str,
+        methods: list[str] = ("Full", "LongTail", "Random"),
+        budget: int = 0,
+        repeat: int = 1,
+        max_new_tokens: int = 128,
+        temperature: float = 0,
+        seed: int = 0,
+    ) -> dict:
+        """Ask the same question about the same image under several pruning methods, one after another, after a warm-up.
+
+        Returns a record for each method (answer, token counts, median seconds), and the conditions of the times.
+
+        Args:
+            image: a PNG, JPEG, WEBP, GIF or BMP of at most 40 megapixels: a file, a public address or a data: address
+            question: what to ask about the image
+            methods: one to eight names that `methods` lists, each as NAME or NAME:parameter=value; Full prunes nothing
+            budget: the same number of visual tokens for all but Full, from 1 to 576; 0 leaves each method its own
+            repeat: rounds in rotated order, from 1 to 20; seconds are medians over them
+            max_new_tokens: where an answer is cut off, a whole number from 1 to 512 (fewer for a small model)
+            temperature: from 0, the likeliest token always, to 2
+            seed: of the draws above temperature 0, a whole number
+        """
+
+        def work(stop):
+            llava = host.ready()
+            options = _options(llava, max_new_tokens, temperature, seed)
+            asked = _image(image), _text(question, "question"), _reducers(methods, budget)
+            rounds = _number(repeat, "repeat", 1, MOST_ROUNDS, int)
+            watch = Watch(stop, PATIENCE * time_limit)
+            return measure(llava, *asked, repeat=rounds, stop=watch, time_limit=time_limit, **options).record()
+
+        async for result in attended(work):
+            yield result
+
+    gr.api(methods, queue=False)
+    gr.api(answer, **LANE)
+    gr.api(compare, **LANE)
+
+
+# ---- running
+
+
+async def attended(work: Callable[[threading.Event], dict]):
+    """Yields what `work(stop)` returns, made by a worker that has the model alone; until then {} at every beat.
+
+    At a beat Gradio finds out that the caller has left or cancelled, and closes this generator: that stops the work.
+    Raises gr.Error with the sentence of what went wrong.
+    """
+    stop = threading.Event()
+
+    def alone():
+        with run.LANE:
+            return work(stop)
+
+    working = asyncio.ensure_future(asyncio.to_thread(alone))
+    working.add_done_callback(asyncio.Future.exception)  # read here: the caller may be gone
+    try:
+        while not (await asyncio.wait([working], timeout=BEAT))[0]:
+            yield {}
+        yield working.result()
+    except Exception as error:
+        sentence = run.trouble(error)[run.TROUBLE]
+        raise gr.Error(escape(sentence, quote=False), print_exception=False) from None
+    finally:
+        stop.set()
+        await asyncio.shield(asyncio.wait([working], timeout=5))
+
+
+class Left(Exception):
+    """The caller is gone: nobody reads a comparison."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What the engine asks between layers and tokens; it ends a comparison, not one of its answers, by raising."""
+
+    stop: threading.Event
+    seconds: float
+    start: float = dataclasses.field(default_factory=time.monotonic)
+
+    def is_set(self) -> bool:
+        """False. Raises Left where the caller is gone, ValueError where the comparison takes too long."""
+        if self.stop.is_set():
+            raise Left
+        if time.monotonic() - self.start > self.seconds:
+            raise ValueError(
+                f"the comparison took longer than {self.seconds:g} seconds: ask for fewer methods, rounds or new tokens"
+            )
+        return False
+
+
+# ---- what callers give; whatever raises ValueError is said to them
+
+
+def _options(llava, max_new_tokens, temperature, seed) -> dict:
+    return {
+        "max_new_tokens": _number(max_new_tokens, "max_new_tokens", 1, longest(llava), int),
+        "temperature": _number(temperature, "temperature", 0, 2, float),
+        "seed": _number(seed, "seed", 0, 2**31 - 1, int),
+    }
+
+
+def _number(value, name: str, low: int, high: int, kind: type):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or value != kind(value):
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"the argument {name} must be a {what} between {low} and {high}, got {value!r:.40}")
+    return kind(value)
+
+
+def _text(value, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"the argument {name} must be text, got {value!r:.40}")
+    return value
+
+
+def _image(upload):
+    """The picture. A path that Gradio did not store itself is never opened, nor said to exist."""
+    path = upload.get("path") if isinstance(upload, dict) else None
+    if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
+        raise ValueError(NO_FILE.removesuffix("."))
+    return run.opened(upload)
+
+
+def _reducer(method, params) -> Reducer:
+    reducer = parse(_text(method, "method"))
+    if params is not None and not isinstance(params, dict):
+        raise ValueError(f"the parameters of {method} must be given by name, got {params!r:.40}")
+    return make(type(reducer).__name__, **dataclasses.asdict(reducer) | (params or {}))
+
+
+def _reducers(methods, budget) -> list[Reducer]:
+    if not isinstance(methods, list | tuple) or not 1 <= len(methods) <= MOST_METHODS:
+        raise ValueError(f"the argument methods must be a list of 1 to {MOST_METHODS} methods, got {methods!r:.40}")
+    tokens = _number(budget, "budget", 0, 576, int)
+    return [parse(_text(method, "method"), tokens or None) for method in methods]

@@ -1,0 +1,17 @@
+
+const chinese = () => props.value === 'zh';
+const spoken = text => text.replace(/\ue000([^\ue001]*)\ue001/g, (_, key) => chinese() ? DICTIONARY[key] ?? key : key);
+const marked = text => text?.includes('\ue000');
+function read(node) {  // a text, or an element with its attributes and all that is inside
+  if (node.nodeType === Node.TEXT_NODE) return void (marked(node.data) && (node.data = spoken(node.data)));
+  if (node.nodeType !== Node.ELEMENT_NODE) return;
+  for (const name of ['aria-label', 'title']) {
+    const text = node.getAttribute(name);
+    if (marked(text)) node.setAttribute(name, spoken(text));
+  }
+  for (const child of node.childNodes) read(child);
+}
+read(document.body);
+new MutationObserver(changes => {
+  for (const {target, addedNodes} of changes) addedNodes.length ? addedNodes.forEach(read) : read(target);
+}).observe(document.body, {subtree: true, childList: true, characterData: true, attributeFilter: ['aria-label', 'title']});
