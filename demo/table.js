@@ -1,5 +1,5 @@
 // A table from JSON: text only, sorted by a click on a heading; how it is sorted outlives an update.
-const place = element.querySelector('.sheet');
+const place = element.querySelector('.sweep-sheet');
 let by = -1, down = false;
 
 const node = (tag, text, parent, attributes = {}) => {

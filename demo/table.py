@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 SCRIPT = Path(__file__).with_name("table.js").read_text(encoding="utf-8")
-TEMPLATE = '<div class="sheet" tabindex="0" role="region" aria-label="${label}"></div>'
+TEMPLATE = '<div class="sweep-sheet" tabindex="0" role="region" aria-label="${label}"></div>'
 
 
 def table(label: str, value: str | None = None, **look) -> gr.HTML:

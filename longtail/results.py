@@ -24,14 +24,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
+from pydantic import Discriminator, Field, Tag, ValidationError
 
+from .report import Count, Name, Seconds, Shape, Share
 from .tiny.questions import FAMILIES, Question, described, score
 
 DESCRIBE, GROUND, ORACLE = "describe", "describe: background", "Oracle"
 RESAMPLES = 2000
-LARGEST, MOST_ROWS, MOST_FAMILIES = 4 * 2**20, 2000, 40  # of a file that is read: bytes, rows, families of a row
+LARGEST = 4 * 2**20  # bytes of a file that is read
+Tokens = Annotated[float, Field(ge=0, le=10**6)]
+Budget = Annotated[int, Field(ge=1, le=10**6)] | None
 
 
 @dataclass(frozen=True)
@@ -107,111 +112,58 @@ def write(record: dict, path: Path):
 # ---- reading a file that anybody may have written
 
 
+class Refused(Shape):
+    method: Name
+    budget: Budget
+    reason: Annotated[str, Field(max_length=2000)]
+
+
+class Measured(Shape):
+    method: Name
+    budget: Budget
+    scenes: Count
+    questions: Count
+    visual: Tokens
+    tokens: Tokens
+    mean: Share
+    mean_95: tuple[Share, Share]
+    share: Share
+    share_95: tuple[Share, Share]
+    agreement: Share | None
+    first_token: Seconds
+    total: Seconds
+    of_full: Seconds
+    families: Annotated[dict[Name, tuple[Share, Count]], Field(max_length=40)]
+
+
+def _kind(row) -> str:
+    return "refused" if isinstance(row, dict) and "reason" in row else "measured"
+
+
+Row = Annotated[Annotated[Refused, Tag("refused")] | Annotated[Measured, Tag("measured")], Discriminator(_kind)]
+
+
+class File(Shape):
+    conditions: Annotated[str, Field(max_length=8000)]
+    timed: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=40)]
+    rows: Annotated[list[Row], Field(min_length=1, max_length=2000)]
+
+
 def read(path: Path) -> dict:
-    """The record of a file that `evaluate --out` wrote, with the keys named above alone, less `params`.
+    """The record of a file that `evaluate --out` wrote, with the keys named above alone, less `params` and `weights`.
 
     Raises ValueError, in a sentence, for whatever else the file holds: nothing of it is trusted.
     """
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path.name} has more than {LARGEST // 2**20} MiB: this is no file of results")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON: give a file that `longtail evaluate --out` wrote") from error
-    try:
-        return _record(record)
-    except ValueError as error:
+        return File.model_validate_json(path.read_bytes()).model_dump(mode="json")
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part)[:60] for part in wrong["loc"] if part not in ("refused", "measured"))
+        said = f"at {place or 'its beginning'}, {wrong['msg'].lower()[:120]}"
         wish = "give one that `longtail evaluate --out` wrote"
-        raise ValueError(f"{path.name} is no file of results: {error}; {wish}") from error
-
-
-def _record(record) -> dict:
-    head = _entry(record, "the file")
-    rows, timed = head("rows", _list(MOST_ROWS)), head("timed", _list(MOST_FAMILIES))
-    return {
-        "conditions": head("conditions", _text(8000)),
-        "timed": [_text(1000)(line, "timed") for line in timed],
-        "rows": [_row(row, f"row {i}") for i, row in enumerate(rows, 1)],
-    }
-
-
-def _row(row, where: str) -> dict:
-    entry = _entry(row, where)
-    cell = {"method": entry("method", _text(200)), "budget": entry("budget", _or_null(_number(1, 1e6)))}
-    if "reason" in row:
-        return cell | {"reason": entry("reason", _text(2000))}
-    families = _entry(row.get("families"), f"{where}, families")
-    if len(row["families"]) > MOST_FAMILIES:
-        raise ValueError(f"{where} has more than {MOST_FAMILIES} families")
-    share, seconds = _number(0, 1), _number(0, 1e6)
-    return (
-        cell
-        | {name: entry(name, _number(1, 1e9)) for name in ("scenes", "questions")}
-        | {name: entry(name, _number(0, 1e6)) for name in ("visual", "tokens")}
-        | {name: entry(name, share) for name in ("mean", "share")}
-        | {name: entry(name, _pair(share, share)) for name in ("mean_95", "share_95")}
-        | {"agreement": entry("agreement", _or_null(share))}
-        | {name: entry(name, seconds) for name in ("first_token", "total", "of_full")}
-        | {
-            "families": {
-                _text(60)(name, where): families(name, _pair(share, _number(0, 1e9))) for name in row["families"]
-            }
-        }
-    )
-
-
-def _entry(record, where: str):
-    """Reads a key of a record by a check. The checks below return what they were given, or raise ValueError."""
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} must be an object")
-
-    def entry(name: str, check):
-        if name not in record:
-            raise ValueError(f"{where} has no {name!r}")
-        return check(record[name], f"{where}, {name}")
-
-    return entry
-
-
-def _number(low: float, high: float):
-    def check(value, where: str):
-        fine = isinstance(value, int | float) and not isinstance(value, bool)
-        if not fine or not low <= value <= high:  # false for what is not finite, too
-            raise ValueError(f"{where} must be a number between {low:g} and {high:g}")
-        return value
-
-    return check
-
-
-def _text(longest: int):
-    def check(value, where: str):
-        if not isinstance(value, str) or len(value) > longest:
-            raise ValueError(f"{where} must be text of at most {longest} characters")
-        return value
-
-    return check
-
-
-def _list(longest: int):
-    def check(value, where: str):
-        if not isinstance(value, list) or not 1 <= len(value) <= longest:
-            raise ValueError(f"{where} must be a list of 1 to {longest}")
-        return value
-
-    return check
-
-
-def _pair(first, second):
-    def check(value, where: str):
-        if not isinstance(value, list) or len(value) != 2:
-            raise ValueError(f"{where} must be two numbers")
-        return [first(value[0], where), second(value[1], where)]
-
-    return check
-
-
-def _or_null(check):
-    return lambda value, where: None if value is None else check(value, where)
+        raise ValueError(f"{path.name} is no file of results: {said}; {wish}") from None
 
 
 # ---- the table
