@@ -217,7 +217,7 @@ def _name(figure: go.Figure, points: list[dict], colours: dict[str, str], across
     taken, room = [], HEIGHT - TOP - BOTTOM + 10  # pixels; a name may stand a little below the lowest line
     for name, line in sorted(lines.items(), key=lambda item: -min(item[1], key=lambda point: point["x"])["y"]):
         first, lone = min(line, key=lambda point: point["x"]), len(line) == 1
-        text = "<br>".join(map(escape, name.split(":")))
+        text = "<br>".join(f'<span style="color:{colours[name]}">{escape(part)}</span>' for part in name.split(":"))
         tall = APART * (1 + text.count("<br>"))
         top = (HEIGHT - TOP - BOTTOM) * up.down(first["y"]) - (10 + tall if lone else tall / 2)
         for x, high, low in sorted(taken, key=lambda other: other[1]):
@@ -227,7 +227,7 @@ def _name(figure: go.Figure, points: list[dict], colours: dict[str, str], across
         late = lone and first["x"] >= 0.8 * across.high
         where = {"xanchor": "right", "xshift": 6 if late else -10} if late or not lone else {"xanchor": "center"}
         place = {"x": math.log10(first["x"]) if across.log else first["x"], "y": 1, "yref": "paper", "yshift": -top}
-        font = FONT | {"color": colours[name], "size": 13}
+        font = FONT | {"size": 13}
         look = {"showarrow": False, "yanchor": "top", "borderpad": 0, "align": "right"}
         figure.add_annotation(text=text, font=font, **place, **where, **look)
 

@@ -110,6 +110,11 @@ def rows(llava, picture):
     return summary([step.row for step in steps if step.row])
 
 
+def named(layout):
+    """What is written into a figure."""
+    return {re.sub("<.*?>", "", note["text"]) for note in layout["annotations"]}
+
+
 def traces(figure):
     drawn = json.loads(figure.to_json())
     return {trace["name"]: trace for trace in drawn["data"]}, drawn["layout"]
@@ -124,7 +129,7 @@ def test_every_setting_is_a_point_that_names_itself(rows, cost):
         factor = 100 if cost == "first_of_full" else 1
         assert drawn[method]["x"] == pytest.approx([factor * row[cost] for row in mine])
         assert drawn[method]["y"] == pytest.approx([100 * row["agreement"] for row in mine])
-    assert {"Full", "LongTail", "TopK"} <= {note["text"] for note in layout["annotations"]}
+    assert {"Full", "LongTail", "TopK"} <= named(layout)
     assert layout["paper_bgcolor"] == layout["plot_bgcolor"] == "rgba(0,0,0,0)"
 
 
@@ -139,11 +144,9 @@ def test_the_figure_of_results_tells_errors_in_octaves():
     ticks = dict(zip(layout["yaxis"]["ticktext"], layout["yaxis"]["tickvals"], strict=True))
     assert ticks["95"] - ticks["90"] == pytest.approx(ticks["80"] - ticks["60"]), "half the errors, the same step"
     assert len(drawn) == len({row["method"] for row in fine}) + 1 and drawn["the front"]["line"]["dash"] == "dot"
-    names = {note["text"] for note in layout["annotations"]}
+    names = named(layout)
     assert {"LongTail", "Full"} <= names and "Sequential" not in names and "Oracle" not in names
-    chosen = {
-        note["text"] for note in traces(fronts.measured(fine, "of_full", "read", ("DivPrune",)))[1]["annotations"]
-    }
+    chosen = named(traces(fronts.measured(fine, "of_full", "read", ("DivPrune",)))[1])
     assert "DivPrune" in chosen and "LongTail" not in chosen
 
 
