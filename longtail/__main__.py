@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | methods | bench | evaluate | cost | tiny."""
+"""The command line: python -m longtail answer | compare | sweep | methods | bench | evaluate | cost | tiny."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
 from . import answer as ask
-from . import bench, estimate, evaluate, load, make, open_image, races
+from . import bench, estimate, evaluate, load, make, open_image, races, sweep
 from .export import measure, write
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
@@ -50,6 +50,7 @@ def parser(argv: list[str]) -> Parser:
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
     _add_answer(commands, argv)
     _add_compare(commands)
+    _add_sweep(commands)
     _add_methods(commands)
     _add_bench(commands)
     _add_evaluate(commands)
@@ -147,6 +148,16 @@ def _reducers(names: str, budget: int | None, settings: list[str]):
     if budget is not None and not 1 <= budget <= 576:
         raise ValueError(f"--budget must be between 1 and 576, got {budget}")
     return [parse(text, budget) for text in given.values()]
+
+
+# ---- sweep
+
+
+def _add_sweep(commands):
+    command = commands.add_parser("sweep", help="a parameter over a range of values, beside the unpruned model")
+    sweep.add_flags(command)
+    _model_flags(command)
+    command.set_defaults(run=lambda arguments: sweep.command(lambda: _load(arguments), arguments))
 
 
 # ---- methods

@@ -180,3 +180,10 @@ def parse(text: str, budget: int | None = None) -> Reducer:
     values = {key: value_of(name, key, value) for key, _, value in (setting.partition("=") for setting in settings)}
     reducer = make(name, **values)
     return reducer if budget is None else dataclasses.replace(REDUCERS[name].at(budget), **values)
+
+
+def spec(reducer: Reducer) -> str:
+    """The text that `parse` reads as this reducer: its name, and what is not at its default."""
+    given = {p.name: getattr(reducer, p.name) for p in reducer.parameters() if getattr(reducer, p.name) != p.default}
+    words = (f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items())
+    return ":".join([type(reducer).__name__, *words])

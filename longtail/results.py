@@ -24,13 +24,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
+from pydantic import Discriminator, Field, Tag, ValidationError
 
+from .report import Count, Name, Seconds, Shape, Share
 from .tiny.questions import FAMILIES, Question, described, score
 
 DESCRIBE, GROUND, ORACLE = "describe", "describe: background", "Oracle"
 RESAMPLES = 2000
+LARGEST = 4 * 2**20  # bytes of a file that is read
+Tokens = Annotated[float, Field(ge=0, le=10**6)]
+Budget = Annotated[int, Field(ge=1, le=10**6)] | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,63 @@ def write(record: dict, path: Path):
     part = path.with_name(path.name + ".part")
     part.write_text(f'{head[:-2]},\n"rows": [\n{rows}\n]}}\n', encoding="utf-8")
     part.replace(path)
+
+
+# ---- reading a file that anybody may have written
+
+
+class Refused(Shape):
+    method: Name
+    budget: Budget
+    reason: Annotated[str, Field(max_length=2000)]
+
+
+class Measured(Shape):
+    method: Name
+    budget: Budget
+    scenes: Count
+    questions: Count
+    visual: Tokens
+    tokens: Tokens
+    mean: Share
+    mean_95: tuple[Share, Share]
+    share: Share
+    share_95: tuple[Share, Share]
+    agreement: Share | None
+    first_token: Seconds
+    total: Seconds
+    of_full: Seconds
+    families: Annotated[dict[Name, tuple[Share, Count]], Field(max_length=40)]
+
+
+def _kind(row) -> str:
+    return "refused" if isinstance(row, dict) and "reason" in row else "measured"
+
+
+Row = Annotated[Annotated[Refused, Tag("refused")] | Annotated[Measured, Tag("measured")], Discriminator(_kind)]
+
+
+class File(Shape):
+    conditions: Annotated[str, Field(max_length=8000)]
+    timed: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=40)]
+    rows: Annotated[list[Row], Field(min_length=1, max_length=2000)]
+
+
+def read(path: Path) -> dict:
+    """The record of a file that `evaluate --out` wrote, with the keys named above alone, less `params` and `weights`.
+
+    Raises ValueError, in a sentence, for whatever else the file holds: nothing of it is trusted.
+    """
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.name} has more than {LARGEST // 2**20} MiB: this is no file of results")
+    try:
+        return File.model_validate_json(path.read_bytes()).model_dump(mode="json")
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part)[:60] for part in wrong["loc"] if part not in ("refused", "measured"))
+        said = f"at {place or 'its beginning'}, {wrong['msg'].lower()[:120]}"
+        wish = "give one that `longtail evaluate --out` wrote"
+        raise ValueError(f"{path.name} is no file of results: {said}; {wish}") from None
 
 
 # ---- the table
