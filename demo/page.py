@@ -11,7 +11,7 @@ import gradio as gr
 from longtail import REDUCERS, Reducer, make
 from longtail.export import picture
 
-from . import about, api, arithmetic, board, chart, export, layout, link, panel, prose, run
+from . import about, api, arithmetic, board, chart, export, layout, link, panel, prose, results, run, sweep
 from .controls import chosen
 from .examples import EXAMPLES, Example, read_examples
 from .host import Host
@@ -19,6 +19,7 @@ from .layout import QUICK
 from .presets import COLUMNS, FEWEST, PRESETS, Lanes
 from .words import label, say
 
+RESULTS = Path(__file__).parents[1] / "assets" / "tiny" / "results.json"
 LANE = {"concurrency_id": "model", "concurrency_limit": 1}
 RAW = {"preprocess": False}  # uploads are handed over unopened: longtail.open_image decides, and says why not
 WAITING = {"api_visibility": "private", "show_progress": "minimal"}  # the place in the queue shows
@@ -109,7 +110,7 @@ def build(
     load: Callable | None = None,
 ) -> gr.Blocks:
     """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`."""
-    scenes = read_examples(examples)
+    host, scenes = Host(llava, models, load), read_examples(examples)
     gr.set_static_paths([examples.resolve(), chart.PLOTLY])
     with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         status, model = layout.top(llava, models)
@@ -120,18 +121,21 @@ def build(
                 columns = layout.columns(blocks, llava, scenes)
                 overlaps = gr.HTML("", elem_id="overlaps", js_on_load=None)
                 gr.HTML(prose.footer(), elem_id="footer", js_on_load=None)
+            with gr.Tab(label("tab_sweep"), id="sweep") as sweep_tab:
+                swept = sweep.tab(host, time_limit, asking.picture, asking.question, scenes)
+            with gr.Tab(label("tab_results"), id="results") as results_tab:
+                results.tab(RESULTS)
             with gr.Tab(label("tab_about"), id="about") as about_tab:
                 about.about(llava)
         shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
         result = gr.State(None, time_to_live=3600)
-        host = Host(llava, models, load)
         page = Page(host, time_limit, scenes, status, model, tabs, asking, bar, columns, overlaps, shown, result)
-        runs = _wire_runs(page)
+        runs = _wire_runs(page, swept)
         _wire_inputs(page, picks, runs)
         _wire_columns(page)
         _wire_files(page, runs)
         _wire_link(page, blocks)
-        for tab in (compare_tab, about_tab):
+        for tab in (compare_tab, sweep_tab, results_tab, about_tab):
             tab.select(None, js=link.OPENED.format(tab.id), **QUICK)
         api.endpoints(host, time_limit)
         model.change(_changing(page), model, page.outputs(), cancels=runs, **LANE, **WAITING)
@@ -141,8 +145,8 @@ def build(
 # ---- what asks the model
 
 
-def _wire_runs(page: Page) -> list:
-    """Run, Measure, Follow up and a selection by hand, and what stops them; returns the running events."""
+def _wire_runs(page: Page, swept: sweep.Sweep) -> list:
+    """Run, Measure, Follow up, a selection by hand, a run of the sweep, and what stops them; returns the events."""
     asking, outputs = page.asking, page.outputs()
     inputs = [
         asking.picture,
@@ -168,7 +172,10 @@ def _wire_runs(page: Page) -> list:
     for column in page.columns:
         chosen = column.parts["panel"].ask(by_hand, page.lanes(), page.setting(), **QUICK)
         runs.append(chosen.then(once, **how))
-    asking.stop.click(lambda: say("stopped_now"), None, asking.message, cancels=runs, **QUICK)
+    opened = swept.opened.change(partial(_opened, page), swept.opened, _opening(page), **QUICK)
+    runs.append(opened.then(once, **how))
+    stopped = asking.stop.click(None, None, None, cancels=runs, **QUICK)
+    stopped.then(lambda: say("stopped_now"), None, asking.message, **QUICK)  # after the last update, not beside it
     return runs
 
 
@@ -214,6 +221,25 @@ def _by_hand(page: Page, values, marked: list[int]) -> dict:
     lanes = _lanes(values)
     have = next((i for i, on in enumerate(lanes.shown) if on and lanes.methods[i] == "Manual"), None)
     return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have))
+
+
+def _opening(page: Page) -> list:
+    """Everything that opening a run of the sweep may change."""
+    asking = page.asking
+    outputs = [page.tabs, page.bar.budget, asking.picture, asking.question, asking.example, asking.truth]
+    return list(dict.fromkeys([*outputs, *page.setting(), *page.outputs()]))
+
+
+def _opened(page: Page, chosen: dict | None) -> dict:
+    """A run of the sweep in the Compare tab, beside the unpruned one."""
+    try:
+        lanes = Lanes.of(["Full", str((chosen or {}).get("method"))])
+    except ValueError as error:
+        return page.update(run.trouble(error))
+    scene = next((scene for scene in page.scenes if scene.image == chosen.get("image")), None)
+    asked = _scene(page, scene) if scene else {}
+    asked[page.asking.question] = str(chosen.get("question"))
+    return asked | page.set(lanes) | {page.tabs: gr.Tabs(selected="compare"), page.bar.budget: 0}
 
 
 # ---- what is asked

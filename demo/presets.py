@@ -70,14 +70,6 @@ def equal(method: str, settings: dict | None, budget: int) -> Reducer:
     return dataclasses.replace(fair, **{name: value for name, value in values.items() if name not in fixed})
 
 
-def spec(reducer: Reducer) -> str:
-    """The words that `parse` makes this reducer of: its name, and the parameters that are not at their default."""
-    changed = [
-        f"{p.name}={getattr(reducer, p.name)}" for p in reducer.parameters() if getattr(reducer, p.name) != p.default
-    ]
-    return ":".join([type(reducer).__name__, *changed])
-
-
 def _first() -> tuple[str, ...]:
     known = [name for name in FIRST if name in REDUCERS]
     return tuple(known + [next(iter(REDUCERS))] * (COLUMNS - len(known)))

@@ -1,5 +1,6 @@
 """The Sweep tab: methods over values of a parameter, drawn as their runs come; a point or a row opens elsewhere."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from longtail.points import Point, numbers_of, plan, values
 
 from . import chart, fronts, run
 from .examples import Example
+from .host import Host, longest
 from .numbers import seconds
 from .table import filled, table
 
@@ -90,14 +92,14 @@ class Parts:
     rows: gr.State
 
 
-def tab(llava, time_limit: float, image: gr.Image, question: gr.Textbox, scenes: list[Example]) -> Sweep:
+def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, scenes: list[Example]) -> Sweep:
     """Lay out the tab and wire it. `image` and `question` are what the page asks; `time_limit` is that of one answer.
 
     The page serves Plotly's folder (`chart.PLOTLY`) as a static path and has the style sheet `sweep.css`.
     """
     with gr.Row(elem_classes="sweep"):
         with gr.Column(elem_classes="sweep-ask", min_width=0):
-            asked = _asking(llava, scenes)
+            asked = _asking(host.llava, scenes)
             planned = gr.HTML(html_template=TEXT, elem_classes="sweep-plan", js_on_load=LIVE)
             with gr.Row(elem_classes="sweep-buttons"):
                 go = gr.Button(WORDS["go"], variant="primary", elem_classes="sweep-go", min_width=110)
@@ -112,8 +114,8 @@ def tab(llava, time_limit: float, image: gr.Image, question: gr.Textbox, scenes:
     conditions = gr.HTML("", html_template=TEXT, elem_classes="sweep-conditions", js_on_load=None)
     opened, rows = gr.JSON(visible="hidden"), gr.State([])
     parts = Parts(message, trouble, bar, figures, sheet, refused, conditions, rows)
-    _wire_asking(llava, asked, planned, scenes)
-    running = _wire_sweep(_sweeping(llava, time_limit, scenes), parts, go, [image, question, *asked.values()])
+    _wire_asking(host, asked, planned, scenes)
+    running = _wire_sweep(_sweeping(host, time_limit, scenes), parts, go, [image, question, *asked.values()])
     stopped = stop.click(None, None, None, cancels=[running], **QUICK)
     stopped.then(lambda: (WORDS["stopped"], 0), None, [message, bar], **QUICK)  # after the last update, not beside it
     for picked in (*(figure.point for figure in figures.values()), sheet.row):
@@ -143,7 +145,7 @@ def _asking(llava, scenes: list[Example]) -> dict[str, gr.components.Component]:
         "values": gr.Textbox(
             _preset(llava, start, "budget"), label=WORDS["values"], info=WORDS["values_info"], max_lines=1
         ),
-        "new": gr.Slider(1, min(512, llava.room() // 2), min(64, llava.room() // 2), step=1, label=WORDS["new"]),
+        "new": gr.Slider(1, longest(llava), min(64, longest(llava)), step=1, label=WORDS["new"]),
     }
 
 
@@ -171,7 +173,7 @@ def _parameters(methods: list[str]) -> list[str]:
 def _preset(llava, methods: list[str], parameter: str) -> str:
     """Values to begin with."""
     if parameter == "budget":
-        patches = llava.grid[0] * llava.grid[1]
+        patches = math.prod(llava.grid) if llava else 576
         return ", ".join(str(max(round(share * patches), 1)) for share in SHARES)
     if parameter in PRESETS:
         return PRESETS[parameter]
@@ -183,7 +185,7 @@ def _preset(llava, methods: list[str], parameter: str) -> str:
 # ---- what the events do
 
 
-def _wire_asking(llava, asked: dict, planned: gr.HTML, scenes: list[Example]):
+def _wire_asking(host: Host, asked: dict, planned: gr.HTML, scenes: list[Example]):
     """Parameters follow the methods, values the parameter, and the sentence below all of them."""
     methods, parameter, text = asked["methods"], asked["parameter"], asked["values"]
 
@@ -192,7 +194,7 @@ def _wire_asking(llava, asked: dict, planned: gr.HTML, scenes: list[Example]):
         return gr.update(choices=known, value=swept if swept in known else next(iter(known), None))
 
     def preset(names, swept):
-        return _preset(llava, names, swept) if swept in _parameters(names) else gr.skip()
+        return _preset(host.llava, names, swept) if swept in _parameters(names) else gr.skip()
 
     def said(scope, *asking):
         try:
@@ -247,10 +249,11 @@ def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list):
     return go.click(run.streamed(sweeping, show), inputs, list(places.values()), **LANE, **RAW, **PRIVATE)
 
 
-def _sweeping(llava, time_limit: float, scenes: list[Example]):
+def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
     """The work of Sweep: what the page holds, made into runs; yields what changed on the page."""
 
     def sweeping(stop, upload, question, scope, methods, parameter, text, new):
+        llava = host.ready()
         points, new = _asked(methods, parameter, text), run.whole(new, WORDS["new"], 1)
         questions = [(scene.image, scene.question) for scene in scenes]
         if scope != "scenes" or not scenes:

@@ -105,7 +105,7 @@ TEXTS = {
     ),
     "ran": ("ran {} of {}", "第 {} 个运行，共 {} 个"),
     # the panel
-    "patches": ("Patches of the image, method", "图像的图块，方法"),
+    "patches": ("Patches of the image, column", "图像的图块，列"),
     "patch": ("patch", "图块"),
     "row": ("row", "行"),
     "column": ("column", "列"),

@@ -17,6 +17,7 @@ from demo import chart, fronts, look, table
 from demo import results as results_tab
 from demo import sweep as sweep_tab
 from demo.examples import read_examples
+from demo.host import Host
 from longtail import results, sweep
 from longtail.front import summary
 from longtail.points import plan
@@ -189,7 +190,7 @@ def served(llava, folder, limit=60.0):
         image = gr.Image(listed[0].image, type="filepath", image_mode=None, height=120, label="Image", elem_id="image")
         question = gr.Textbox(listed[0].question, label="Question")
         with gr.Tab("Sweep"):
-            tab = sweep_tab.tab(llava, limit, image, question, listed)
+            tab = sweep_tab.tab(Host(llava), limit, image, question, listed)
         with gr.Tab("Results"):
             results_tab.tab(RESULTS)
         seen = gr.Textbox(label="Opened")
