@@ -37,6 +37,8 @@ class Asking:
     clear: gr.Button
     message: gr.HTML
     trouble: gr.HTML
+    need_image: gr.HTML  # what the field above lacks
+    need_question: gr.HTML
     options: list[gr.components.Component]  # max new tokens, temperature, seed, repeats
     sheet: list[gr.components.Component]  # model, GPU and width of the arithmetic
 
@@ -92,6 +94,7 @@ def asking(llava, scenes: list[Example]) -> tuple[Asking, gr.HTML]:
     with gr.Row(elem_id="ask"):
         with gr.Column(elem_id="ask-image"):
             picture = _upload(first)
+            need_image = gr.HTML("", html_template=TEXT, elem_id="need-image", js_on_load=prose.ALERT)
         with gr.Column(elem_id="ask-question"):
             question = gr.Textbox(
                 first.question if first else "",
@@ -101,6 +104,7 @@ def asking(llava, scenes: list[Example]) -> tuple[Asking, gr.HTML]:
                 max_lines=6,
                 elem_id="question",
             )
+            need_question = gr.HTML("", html_template=TEXT, elem_id="need-question", js_on_load=prose.ALERT)
             example = gr.Textbox(first.name if first else "", visible=False)
             truth = gr.HTML(prose.truth(first), elem_id="truth", js_on_load=None)
             buttons = _buttons()
@@ -112,7 +116,8 @@ def asking(llava, scenes: list[Example]) -> tuple[Asking, gr.HTML]:
         with gr.Column(elem_id="ask-examples"):
             gr.HTML(f"<p>{say('examples')}</p>", js_on_load=None, elem_classes="eyebrow")
             picks = cards(scenes)
-    return Asking(picture, question, example, truth, *buttons, message, trouble, options, sheet), picks
+    needs = need_image, need_question
+    return Asking(picture, question, example, truth, *buttons, message, trouble, *needs, options, sheet), picks
 
 
 def bar() -> Bar:

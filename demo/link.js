@@ -1,5 +1,6 @@
 // Write what the page holds into its address. The order of the arguments is that of the page's `held`.
 (question, example, shown, budget, fresh, temperature, seed, repeats, ...columns) => {
+  if (!window.longtailFollowed) return [];
   const methods = columns.slice(0, columns.length / 2), settings = columns.slice(columns.length / 2);
   const now = new URLSearchParams(), was = new URLSearchParams(location.search);
   for (const kept of ['tab', 'view', '__theme', 'hide', 'veil', 'log']) if (was.has(kept)) now.set(kept, was.get(kept));

@@ -9,7 +9,8 @@ from .examples import Example
 from .presets import Lanes
 
 SCRIPT = script("link.js")
-OPENED = """() => {{ const now = new URLSearchParams(location.search);
+FOLLOWED = "() => { window.longtailFollowed = true; }"  # until then the page is not yet what the address says
+OPENED = """() => {{ if (!window.longtailFollowed) return; const now = new URLSearchParams(location.search);
   '{0}' === 'compare' ? now.delete('tab') : now.set('tab', '{0}');
   history.replaceState(history.state, '', `?${{now}}`); }}"""
 TABS = ("compare", "sweep", "results", "about")

@@ -59,6 +59,8 @@ class Page:
         return parts | {
             run.MESSAGE: self.asking.message,
             run.TROUBLE: self.asking.trouble,
+            run.NEED_IMAGE: self.asking.need_image,
+            run.NEED_QUESTION: self.asking.need_question,
             board.CONDITIONS: self.bar.conditions,
             board.OVERLAPS: self.overlaps,
             board.STATUS: self.status,
@@ -159,11 +161,10 @@ def _wire_runs(page: Page, swept: sweep.Sweep) -> list:
     ]
     how = {"inputs": inputs, "outputs": outputs} | LANE | RAW | WAITING | {"show_progress_on": asking.message}
     once, often, on = (_asking(page, mode) for mode in ("run", "measure", "follow"))
-    checked = {"validator": partial(_valid, len(inputs))}
     runs = [
-        gr.on([asking.ask.click, asking.question.submit], once, **how, **checked),
-        asking.measure.click(often, **how, **checked),
-        asking.follow.click(on, **how, **checked),
+        gr.on([asking.ask.click, asking.question.submit], once, **how),
+        asking.measure.click(often, **how),
+        asking.follow.click(on, **how),
     ]
 
     def by_hand(event: gr.EventData, *values):
@@ -183,6 +184,10 @@ def _asking(page: Page, mode: str):
     """The event of a button: what the page holds, made into a comparison."""
 
     def produce(stop, upload, budget, question, new, temperature, seed, repeats, model, gpu, width, before, *lanes):
+        needs = _needs(upload, question)
+        yield needs
+        if any(needs.values()):
+            return
         llava = page.host.ready()
         if mode == "follow" and not (before and before.answers):
             raise ValueError("there is no answer to follow up on yet: press Run first")
@@ -203,12 +208,12 @@ def _asking(page: Page, mode: str):
     return run.streamed(produce, page.update)
 
 
-def _valid(inputs: int, upload, budget, question, *others) -> list:
-    """What a field says of itself before anything runs."""
-    verdicts = [gr.validate(True, "")] * inputs
-    verdicts[0] = gr.validate(bool(upload), say("need_image"))
-    verdicts[2] = gr.validate(bool((question or "").strip()), say("need_question"))
-    return verdicts
+def _needs(upload, question) -> run.Parts:
+    """What each field lacks, said under it."""
+    return {
+        run.NEED_IMAGE: "" if upload else say("need_image"),
+        run.NEED_QUESTION: "" if (question or "").strip() else say("need_question"),
+    }
 
 
 def _lanes(values) -> Lanes:
@@ -259,7 +264,7 @@ def _wire_inputs(page: Page, picks: gr.HTML, runs: list):
     picks.pick(pick, None, everything, **end)
     page.asking.clear.click(lambda: {question: "", picture: None} | new(None), None, everything, **end)
     gr.on([picture.upload, picture.clear], new, picture, everything, **RAW, **end)
-    question.input(lambda: "", None, truth, **QUICK)
+    question.input(lambda: ("", ""), None, [truth, page.asking.need_question], **QUICK)
 
 
 def _scene(page: Page, scene: Example) -> dict:
@@ -283,6 +288,7 @@ def _afresh(page: Page, upload) -> dict:
 
 def _blank(crop, llava) -> run.Parts:
     parts = {board.CONDITIONS: say("side_by_side"), board.OVERLAPS: "", board.RESULT: None}
+    parts |= {run.NEED_IMAGE: "", run.NEED_QUESTION: ""}
     for column in range(COLUMNS):
         parts |= board.blank(column, crop, llava and llava.grid)
     return parts
@@ -422,7 +428,8 @@ def _wire_link(page: Page, blocks: gr.Blocks):
     def follow(request: gr.Request):
         return _follow(page, request.query_params.multi_items())
 
-    blocks.load(follow, None, list(dict.fromkeys(outputs)), **QUICK)
+    followed = blocks.load(follow, None, list(dict.fromkeys(outputs)), **QUICK)
+    followed.then(None, js=link.FOLLOWED, **QUICK)
 
 
 def _follow(page: Page, pairs: list[tuple[str, str]]) -> dict:

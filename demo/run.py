@@ -18,6 +18,7 @@ from longtail import open_image
 LANE = threading.Lock()  # one run at a time on the model; taken by a worker only, never held across a yield to Gradio
 DONE = object()
 MESSAGE, TROUBLE = ("page", "message"), ("page", "trouble")
+NEED_IMAGE, NEED_QUESTION = ("page", "need_image"), ("page", "need_question")  # what a field says of itself
 
 Parts = dict[tuple, object]  # (column or "page", part) -> what it shows now
 log = logging.getLogger(__name__)
