@@ -1,6 +1,7 @@
 // Write what the page holds into its address. The order of the arguments is that of the page's `held`.
-(question, example, shown, budget, fresh, temperature, seed, repeats, ...columns) => {
+(question, example, shown, ...rest) => {
   if (!window.longtailFollowed) return [];
+  const usual = FIELDS, fields = rest.slice(0, usual.length), columns = rest.slice(usual.length);
   const methods = columns.slice(0, columns.length / 2), settings = columns.slice(columns.length / 2);
   const now = new URLSearchParams(), was = new URLSearchParams(location.search);
   for (const kept of ['tab', 'view', '__theme', 'hide', 'veil', 'log']) if (was.has(kept)) now.set(kept, was.get(kept));
@@ -8,8 +9,9 @@
   if (question) now.set('q', question);
   shown.forEach((on, i) => on && now.append('m', [methods[i], ...Object.entries(settings[i]?.[methods[i]] ?? {})
     .map(([name, value]) => `${name}=${typeof value === 'boolean' ? (value ? 'True' : 'False') : value}`)].join(':')));
-  const numbers = {budget: [budget, 0], new: [fresh, 128], temperature: [temperature, 0], seed: [seed, 0], repeats: [repeats, 5]};
-  for (const [name, [value, usual]] of Object.entries(numbers)) if (value !== null && value !== usual) now.set(name, value);
+  usual.forEach(([name, value], i) => {
+    if (fields[i] !== null && `${fields[i]}` !== `${value}`) now.set(name, fields[i]);
+  });
   history.replaceState(history.state, '', `?${now}`);
   return [];
 }

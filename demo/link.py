@@ -1,20 +1,23 @@
 """The deep link: all that the page holds, but an uploaded image, stands in its address, and sets the page."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from longtail import REDUCERS, cost
+
+from .arithmetic import BITS
 from .chart import script
 from .examples import Example
 from .presets import Lanes
 
-SCRIPT = script("link.js")
 FOLLOWED = "() => { window.longtailFollowed = true; }"  # until then the page is not yet what the address says
 OPENED = """() => {{ if (!window.longtailFollowed) return; const now = new URLSearchParams(location.search);
   '{0}' === 'compare' ? now.delete('tab') : now.set('tab', '{0}');
   history.replaceState(history.state, '', `?${{now}}`); }}"""
 TABS = ("compare", "sweep", "results", "about")
-NUMBERS = {"budget": (0, 576), "new": (1, 100_000), "temperature": (0, 2), "seed": (0, 2**31 - 1), "repeats": (2, 20)}
 LONGEST = 8000  # characters of an address that are read
 
 
@@ -25,7 +28,7 @@ class Linked:
     lanes: Lanes | None
     scene: Example | None
     question: str | None
-    numbers: dict[str, float]
+    fields: dict  # by their names in FIELDS
     tab: str | None
 
 
@@ -39,20 +42,51 @@ def linked(pairs: Sequence[tuple[str, str]], scenes: list[Example]) -> Linked:
     if lanes:
         lanes.reducers()  # whose errors name the parameter
     names = {scene.name: scene for scene in scenes}
-    if "example" in given and given["example"] not in names:
-        raise ValueError(f"there is no example {given['example']!r}: choose one of {', '.join(names)}")
-    if given.get("tab", TABS[0]) not in TABS:
-        raise ValueError(f"the tab must be one of {', '.join(TABS)}, got {given['tab']!r}")
-    numbers = {name: _number(name, given[name]) for name in NUMBERS if name in given}
-    return Linked(lanes, names.get(given.get("example")), given.get("q"), numbers, given.get("tab"))
+    if "example" in given:
+        _one_of(names, "example", given["example"])
+    if "tab" in given:
+        _one_of(TABS, "tab", given["tab"])
+    fields = {name: read(name, given[name]) for name, read in FIELDS.items() if name in given}
+    return Linked(lanes, names.get(given.get("example")), given.get("q"), fields, given.get("tab"))
 
 
-def _number(name: str, text: str) -> float:
-    low, high = NUMBERS[name]
+def writer(usual: dict) -> str:
+    """The script that writes the address; fields that are as `usual` are left out."""
+    return script("link.js").replace("FIELDS", json.dumps([[name, usual[name]] for name in FIELDS]))
+
+
+def _number(low: float, high: float, whole: bool, name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not low <= value <= high or (name != "temperature" and value != int(value)):
+    if not low <= value <= high or (whole and value != int(value)):
         raise ValueError(f"{name} must be a number between {low} and {high}, got {text!r}")
-    return value if name == "temperature" else int(value)
+    return int(value) if whole else value
+
+
+def _one_of(known: Collection[str], name: str, text: str) -> str:
+    if text not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {text!r}")
+    return text
+
+
+def _some_of(known: Collection[str], name: str, text: str) -> list[str]:
+    return [_one_of(known, name, part) for part in text.split(",") if part]
+
+
+FIELDS: dict[str, Callable] = {  # name in the address -> how its text is read
+    "budget": partial(_number, 0, 576, True),
+    "new": partial(_number, 1, 100_000, True),
+    "temperature": partial(_number, 0, 2, False),
+    "seed": partial(_number, 0, 2**31 - 1, True),
+    "repeats": partial(_number, 2, 20, True),
+    "arithmetic": partial(_one_of, cost.MODELS),
+    "gpu": partial(_one_of, cost.SHEET),
+    "bits": partial(_one_of, BITS),
+    "scope": partial(_one_of, ("this", "scenes")),
+    "methods": partial(_some_of, REDUCERS),
+    "over": partial(_one_of, sorted({p.name for r in REDUCERS.values() for p in r.parameters()})),
+    "values": lambda name, text: text,
+    "sweep_new": partial(_number, 1, 100_000, True),
+}

@@ -27,7 +27,7 @@ def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> st
     return (
         _kept(f"{t['visual']:,}", f"{t['patches']:,}", t["visual"] / t["patches"] if t["patches"] else 0)
         + _rows(_counts(record))
-        + _bar(phases(record), max(longest, record["seconds"]["total"], 1e-9), record["reused"])
+        + _bar(phases(record), max(longest, record["seconds"]["total"], 1e-9), record)
         + _arithmetic(arithmetic)
     )
 
@@ -142,12 +142,15 @@ def _rows(rows: dict[str, str]) -> str:
     return f'<table class="rows"><tbody>{body}</tbody></table>'
 
 
-def _bar(phases: dict[str, float], longest: float, reused: tuple[str, ...] = ()) -> str:
+def _bar(phases: dict[str, float], longest: float, record: dict | None = None) -> str:
+    """The phases from zero, those taken over from an earlier answer said to be, and how many runs the times are of."""
+    reused, runs = (record["reused"], record.get("repeat", 1)) if record else ((), None)
     parts = "".join(f'<i class="{name}" style="width:{value / longest:.3%}"></i>' for name, value in phases.items())
     times = {name: say("reused") if name in reused else seconds(phases[name]) for name in PHASES if phases}
     names = "".join(f'<li class="{name}">{say(name)} <b>{times.get(name, "–")}</b></li>' for name in PHASES)
+    badge = f'<li class="badge">{say("n_is", runs)}</li>' if runs else ""
     bar = f'<div class="latency" aria-hidden="true">{parts}</div>'
-    return f'{bar}<ul class="phases" aria-label="{say("where_time")}">{names}</ul>'
+    return f'{bar}<ul class="phases" aria-label="{say("where_time")}">{names}{badge}</ul>'
 
 
 def _arithmetic(text: str) -> str:

@@ -40,6 +40,7 @@ class Page:
     bar: layout.Bar
     columns: list[layout.Column]
     overlaps: gr.HTML
+    swept: sweep.Sweep
     shown: gr.JSON  # which columns are
     result: gr.State
 
@@ -50,7 +51,12 @@ class Page:
     def held(self) -> list:
         """The components whose values stand in the address, in the order that its script reads."""
         shown, *columns = self.lanes()
-        return [self.asking.question, self.asking.example, shown, self.bar.budget, *self.asking.options, *columns]
+        return [self.asking.question, self.asking.example, shown, *self.fields().values(), *columns]
+
+    def fields(self) -> dict:
+        """The plain fields, by their names in the address."""
+        fields = [self.bar.budget, *self.asking.options, *self.asking.sheet, *self.swept.asked.values()]
+        return dict(zip(link.FIELDS, fields, strict=True))
 
     def places(self) -> dict:
         """Which component shows which part of a run."""
@@ -131,8 +137,8 @@ def build(
                 about.about(llava)
         shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
         result = gr.State(None, time_to_live=3600)
-        page = Page(host, time_limit, scenes, status, model, tabs, asking, bar, columns, overlaps, shown, result)
-        runs = _wire_runs(page, swept)
+        page = Page(host, time_limit, scenes, status, model, tabs, asking, bar, columns, overlaps, swept, shown, result)
+        runs = _wire_runs(page)
         _wire_inputs(page, picks, runs)
         _wire_columns(page)
         _wire_files(page, runs)
@@ -147,7 +153,7 @@ def build(
 # ---- what asks the model
 
 
-def _wire_runs(page: Page, swept: sweep.Sweep) -> list:
+def _wire_runs(page: Page) -> list:
     """Run, Measure, Follow up, a selection by hand, a run of the sweep, and what stops them; returns the events."""
     asking, outputs = page.asking, page.outputs()
     inputs = [
@@ -173,7 +179,8 @@ def _wire_runs(page: Page, swept: sweep.Sweep) -> list:
     for column in page.columns:
         chosen = column.parts["panel"].ask(by_hand, page.lanes(), page.setting(), **QUICK)
         runs.append(chosen.then(once, **how))
-    opened = swept.opened.change(partial(_opened, page), swept.opened, _opening(page), **QUICK)
+    picked = page.swept.opened
+    opened = picked.change(partial(_opened, page), picked, _opening(page), **QUICK)
     runs.append(opened.then(once, **how))
     stopped = asking.stop.click(None, None, None, cancels=runs, **QUICK)
     stopped.then(lambda: say("stopped_now"), None, asking.message, **QUICK)  # after the last update, not beside it
@@ -422,7 +429,8 @@ def _recounted(page: Page, model, gpu, width, result: board.Result | None) -> di
 
 def _wire_link(page: Page, blocks: gr.Blocks):
     held = page.held()
-    gr.on([part.change for part in held], None, held, None, js=link.SCRIPT, **QUICK)
+    write = link.writer({name: field.value for name, field in page.fields().items()})
+    gr.on([part.change for part in held], None, held, None, js=write, **QUICK)
     outputs = [*held, *page.setting(), *page.outputs(), page.asking.picture, page.asking.truth, page.tabs]
 
     def follow(request: gr.Request):
@@ -444,10 +452,8 @@ def _follow(page: Page, pairs: list[tuple[str, str]]) -> dict:
         updates[asking.question] = asked.question
     if asked.lanes:
         updates |= page.set(asked.lanes)
-    fields = dict(zip(("new", "temperature", "seed", "repeats"), asking.options, strict=True)) | {
-        "budget": page.bar.budget
-    }
-    updates |= {fields[name]: value for name, value in asked.numbers.items()}
+    fields = page.fields()
+    updates |= {fields[name]: value for name, value in asked.fields.items()}
     if asked.tab:
         updates[page.tabs] = gr.Tabs(selected=asked.tab)
     return updates | ({asking.message: say("linked")} if updates else nothing)

@@ -73,6 +73,7 @@ FIGURES = {"tokens": "layer_mean", "time": "first_of_full"}
 class Sweep:
     """What of the tab others wire: the run that was picked, the running event, and what stops it."""
 
+    asked: dict[str, gr.components.Component]  # what is swept, by name
     opened: gr.JSON  # {"method": spec, "image": path or null, "question": text, "at": when it was picked}
     running: object
     stop: gr.Button
@@ -120,7 +121,7 @@ def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, sc
     stopped.then(lambda: (WORDS["stopped"], 0), None, [message, bar], **QUICK)  # after the last update, not beside it
     for picked in (*(figure.point for figure in figures.values()), sheet.row):
         picked(_opened, rows, opened, **QUICK)
-    return Sweep(opened, running, stop)
+    return Sweep(asked, opened, running, stop)
 
 
 # ---- layout

@@ -86,7 +86,7 @@ def visit(browser, url, complaints, monkeypatch):
         tab = browser.new_context(viewport={"width": width, "height": 900}, **context).new_page()
         watch(tab, address, complaints)
         tab.goto(address + query)
-        expect(tab.locator("#column-1")).to_be_visible()
+        expect(tab.get_by_role("tab").first).to_be_visible()
         opened.append(tab)
         return tab
 

@@ -3,6 +3,7 @@
 `python tests/test_browser.py 3` takes the README's pictures, of example 3.
 """
 
+import copy
 import io
 import re
 import sys
@@ -540,6 +541,44 @@ def test_the_menu_has_every_method(visit, monkeypatch):
     expect(tab.locator("#column-2 .refusal p")).to_be_hidden()
 
 
+# ---- between the tabs, and models
+
+
+def test_a_point_of_a_sweep_opens_in_compare(visit):
+    tab = visit()
+    tab.get_by_role("tab", name="Sweep").click()
+    tab.get_by_label("Values").fill("5, 9")
+    press(tab, "Sweep")
+    expect(tab.locator(".sweep-message").first).to_contain_text("Done")
+    tab.locator(".sweep-table tr[data-key='TopK:budget=9']").click()
+    says(tab, "Done")
+    expect(tab.locator("#column-1 .by p")).to_contain_text("Full")
+    expect(tab.locator("#column-2 .by p")).to_contain_text("TopK · budget 9")
+    expect(tab.locator("#column-2 p.kept")).to_contain_text("9 of 36")
+    assert "values=5%2C+9" in tab.url and "tab=" not in tab.url
+    other = visit(query="?" + tab.url.split("?")[1] + "&tab=sweep")
+    expect(other.get_by_label("Values")).to_have_value("5, 9")
+
+
+def test_the_model_may_be_changed(visit, llava, scenes):
+    def load(name):
+        if name == "broken":
+            raise ValueError("there is no model 'broken'")
+        other = copy.copy(llava)
+        other.name = name
+        return other
+
+    with served(load("one"), scenes, models=("one", "two", "broken"), load=load) as address:
+        tab = visit(address=address)
+        for name, sentence in (("two", "two is loaded"), ("broken", None)):
+            tab.get_by_label("Model", exact=True).click()
+            tab.get_by_role("option", name=name).click()
+            says(tab, sentence) if sentence else refuses(tab, "There is no model 'broken'")
+            expect(tab.locator("#status")).to_contain_text("two")
+        ran(tab)
+        expect(tab.locator("#conditions")).to_contain_text("two on cpu")
+
+
 # ---- everywhere
 
 
@@ -577,9 +616,12 @@ def test_accessible(visit, scheme):
     ran(tab)
     tab.locator("#column-2 .parameters > button").click()
     tab.locator("#more > button").click()
-    tab.wait_for_timeout(500)
-    found = Axe().run(tab, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]
-    assert [(v["id"], [node["html"][:160] for node in v["nodes"]][:4]) for v in found] == []
+    for name in ("Compare", "Sweep", "Results", "About"):
+        tab.get_by_role("tab", name=name).click()
+        tab.wait_for_timeout(500)
+        found = Axe().run(tab, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
+        wrong = [(v["id"], [node["html"][:160] for node in v["nodes"]][:4]) for v in found["violations"]]
+        assert wrong == [] and len(found["passes"]) > 10, name
 
 
 def test_chinese(visit):

@@ -512,7 +512,7 @@ def test_a_link_sets_everything():
     )
     assert asked.lanes.reducers() == {0: LongTail(alpha=0.3), 1: longtail.Full()}
     assert asked.scene is SCENES[1] and asked.question == "Why?" and asked.tab is None
-    assert asked.numbers == {"budget": 64, "temperature": 0.5}
+    assert asked.fields == {"budget": 64, "temperature": 0.5}
     nothing = link.linked([("utm", "x"), ("__theme", "dark")], SCENES)
     assert nothing == link.Linked(None, None, None, {}, None)
 
@@ -524,10 +524,13 @@ def test_a_link_sets_everything():
         ([("m", "LongTail:alpha=9")], "LongTail.alpha must be between 0.01 and 1, got 9"),
         ([("m", "LongTail:alpha=<script>")], "LongTail.alpha must be a number"),
         ([("m", "Full")] * 5, "there are 1 to 4 columns, got 5"),
-        ([("example", "../../etc/passwd")], "there is no example '../../etc/passwd': choose one of a-ring, b"),
-        ([("tab", "admin")], "the tab must be one of compare"),
+        ([("example", "../../etc/passwd")], "example must be one of a-ring, b, got '../../etc/passwd'"),
+        ([("tab", "admin")], "tab must be one of compare"),
         ([("budget", "nan")], "budget must be a number between 0 and 576, got 'nan'"),
         ([("budget", "1.5")], "budget must be a number between 0 and 576, got '1.5'"),
+        ([("gpu", "abacus")], "gpu must be one of A100-40"),
+        ([("methods", "TopK,Nope")], "methods must be one of Full"),
+        ([("over", "__class__")], "over must be one of alpha"),
         ([("seed", "-1")], "seed must be a number between 0"),
         ([("new", "1e400")], "new must be a number"),
         ([("q", "x" * 9000)], "the link is too long"),
