@@ -1,6 +1,6 @@
 """Compare in a real browser: every control used for real, no script error, no request that leaves the machine.
 
-`python tests/test_browser.py 3` takes the README's pictures, of example 3.
+`python tests/test_browser.py` takes the README's pictures.
 """
 
 import copy
@@ -641,21 +641,31 @@ def test_chinese(visit):
 # ---- the README's pictures
 
 
-def picture_readme(example: int = 3):
-    """Run an example of the bundled model and picture the page: wide, wide and dark, narrow."""
+def picture_readme():
+    """Picture the page on the bundled model: wide, dark, narrow, four methods, a sweep, the results."""
     with served(longtail.load("tiny"), examples.EXAMPLES) as url, chromium() as browser:
-        for name, width, scheme in (("1440", 1440, "light"), ("1440-dark", 1440, "dark"), ("390", 390, "light")):
+        leaders = "&".join(f"m={name}" for name in presets.PRESETS["preset_leaders"][0])
+        scenes = {
+            "page-1440": (1440, "light", "example=small-word"),
+            "page-1440-dark": (1440, "dark", "example=seven-objects"),
+            "page-390": (390, "light", "example=seven-objects"),
+            "leaders-1440": (1440, "light", f"example=seven-objects&budget=64&{leaders}"),
+            "sweep-1440": (1440, "light", "example=seven-objects&tab=sweep"),
+            "results-1440": (1440, "light", "tab=results"),
+        }
+        for name, (width, scheme, query) in scenes.items():
             tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            tab.goto(url)
-            expect(tab.locator("#column-2")).to_be_visible()
-            if example:
-                tab.locator(f"[data-example='{example}']").click()
-                expect(tab.locator(f"[data-example='{example}']")).to_have_attribute("aria-pressed", "true")
-                tab.wait_for_timeout(1000)
-            ran(tab)
-            tab.wait_for_timeout(1000)
-            tab.screenshot(path=README / f"page-{name}.png", full_page=True)
+            tab.goto(f"{url}?{query}")
+            tab.get_by_role("tab").first.wait_for()
+            tab.wait_for_timeout(1500)
+            if "tab=sweep" in query:
+                press(tab, "Sweep")
+                expect(tab.locator(".sweep-message").first).to_contain_text("Done", timeout=90_000)
+            elif "tab=" not in query:
+                ran(tab)
+            tab.wait_for_timeout(1500)
+            tab.screenshot(path=README / f"{name}.png", full_page=True)
 
 
 if __name__ == "__main__":
-    picture_readme(*map(int, sys.argv[1:]))
+    picture_readme()
