@@ -16,7 +16,7 @@ from .similarity import objective
 from .tokens import ROLES
 from .versus import differences, overlap
 
-LONGEST = 20_000_000  # characters of a report
+LONGEST, MOST = 20_000_000, 20_000  # characters of a report; patches of an image
 DATA = '<template id="comparison">'  # never drawn, never run
 
 
@@ -34,8 +34,8 @@ Seconds = Annotated[float, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(max_length=100_000)]
 Name = Annotated[str, Field(max_length=200)]
-Indices = Annotated[list[Annotated[int, Field(ge=-1, le=10**6)]], Field(max_length=20_000)]
-Numbers = Annotated[list[float], Field(max_length=20_000)]
+Indices = Annotated[list[Annotated[int, Field(ge=-1, le=10**6)]], Field(max_length=MOST)]
+Numbers = Annotated[list[float], Field(max_length=MOST)]
 Pair = tuple[Count, Count]
 
 
@@ -104,11 +104,11 @@ class Record(Shape):
     views: Annotated[list[View], Field(max_length=100)]
     keep: Indices
     source: Indices
-    role: Annotated[list[Literal[ROLES]], Field(max_length=20_000)]
+    role: Annotated[list[Literal[ROLES]], Field(max_length=MOST)]
     visual_span: Pair
     lost: Indices
-    recycled: Annotated[list[Pair], Field(max_length=20_000)]
-    steps: Annotated[list[Pair], Field(max_length=20_000)]
+    recycled: Annotated[list[Pair], Field(max_length=MOST)]
+    steps: Annotated[list[Pair], Field(max_length=MOST)]
     versus: Versus | None = None
     device: Name
     dtype: Name
@@ -121,7 +121,8 @@ class Record(Shape):
         seen = sum(view.grid[0] * view.grid[1] for view in self.views)
         curve = self.curve and (len(self.curve.similarity), self.order and sorted(self.order))
         whole = (
-            len(self.source) == patches in (0, seen),
+            len(self.source) == patches in (0, seen) and seen <= MOST,
+            self.tokens.prompt == 0 or self.tokens.prompt > self.tokens.visual,
             all(patch < patches for patch in self.keep) and all(token < len(self.keep) for token in self.source),
             first <= after and after - first in (0, len(self.keep)),
             all(first <= position < after for pair in self.recycled for position in pair),
