@@ -1,0 +1,228 @@
+"""What the events do: the page and its values in, Gradio updates out. A run itself is `board.compare`."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from longtail import REDUCERS, Reducer, make
+from longtail.export import picture
+
+from . import arithmetic, board, export, link, panel, prose, run
+from .controls import chosen
+from .examples import Example
+from .parts import Page
+from .presets import COLUMNS, PRESETS, Lanes
+from .words import say
+
+# ---- what asks the model
+
+
+def asking(page: Page, mode: str):
+    """The event of a button: what the page holds, made into a comparison."""
+
+    def produce(stop, upload, budget, question, new, temperature, seed, repeats, model, gpu, width, before, *lanes):
+        needs = _needs(upload, question)
+        yield needs
+        if any(needs.values()):
+            return
+        llava = page.host.ready()
+        if mode == "follow" and not (before and before.answers):
+            raise ValueError("there is no answer to follow up on yet: press Run first")
+        asked = board.Asked(
+            run.opened(upload),
+            question or "",
+            _lanes(lanes).reducers(run.whole(budget or 0, "equal budget", 0)),
+            run.whole(new, "max new tokens", 1),
+            temperature or 0.0,
+            run.whole(seed, "seed", 0),
+            page.time_limit,
+            repeat=run.whole(repeats, "repeats", 2) if mode == "measure" else 1,
+            after=before if mode == "follow" else None,
+            sheet=arithmetic.Sheet(model, gpu, width),
+        )
+        yield from board.compare(stop, llava, asked)
+
+    return run.streamed(produce, page.update)
+
+
+def _needs(upload, question) -> run.Parts:
+    """What each field lacks, said under it."""
+    return {
+        run.NEED_IMAGE: "" if upload else say("need_image"),
+        run.NEED_QUESTION: "" if (question or "").strip() else say("need_question"),
+    }
+
+
+def by_hand(page: Page, values, marked: list[int]) -> dict:
+    """The patches chosen by hand as a column of their own: the one that has them already, a free one, or the last."""
+    lanes = _lanes(values)
+    have = next((i for i, on in enumerate(lanes.shown) if on and lanes.methods[i] == "Manual"), None)
+    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have))
+
+
+def opened(page: Page, chosen: dict | None) -> dict:
+    """A run of the sweep in the Compare tab, beside the unpruned one."""
+    try:
+        lanes = Lanes.of(["Full", str((chosen or {}).get("method"))])
+    except ValueError as error:
+        return page.update(run.trouble(error))
+    scene = next((scene for scene in page.scenes if scene.image == chosen.get("image")), None)
+    asked = example(page, scene) if scene else {}
+    asked[page.asking.question] = str(chosen.get("question"))
+    return asked | page.set(lanes) | {page.tabs: gr.Tabs(selected="compare"), page.bar.budget: 0}
+
+
+# ---- what is asked
+
+
+def example(page: Page, scene: Example) -> dict:
+    """An example, and the columns fresh for it."""
+    asking = page.asking
+    asked = {asking.picture: scene.image, asking.question: scene.question, asking.example: scene.name}
+    return asked | {asking.truth: prose.truth(scene)} | afresh(page, {"path": scene.image})
+
+
+def afresh(page: Page, upload) -> dict:
+    """The columns for a new image: nothing answered yet; or why the image cannot be used."""
+    llava = page.host.llava
+    try:
+        crop = llava.crop(run.opened(upload)) if upload and llava else None
+        parts, kept = run.said(say("invitation" if upload else "empty")), {}
+    except ValueError as error:
+        crop, parts = None, run.trouble(error)
+        kept = {page.asking.picture: None}  # or the browser labours at what we refuse
+    return kept | page.update(parts | _blank(crop, llava))
+
+
+def _blank(crop, llava) -> run.Parts:
+    parts = {board.CONDITIONS: say("side_by_side"), board.OVERLAPS: "", board.RESULT: None}
+    parts |= {run.NEED_IMAGE: "", run.NEED_QUESTION: ""}
+    for column in range(COLUMNS):
+        parts |= board.blank(column, crop, llava and llava.grid)
+    return parts
+
+
+def changing(page: Page):
+    """The event of another model: the one before is unloaded first, the columns start afresh."""
+
+    def change(name, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
+        if page.host.name == name:
+            return
+        yield page.update(run.said(say("loading_model", name)))
+        try:
+            with run.LANE:
+                page.host.change(name)
+            parts = run.said(say("loaded", name))
+        except Exception as error:
+            parts = run.trouble(error)
+        llava = page.host.llava
+        there = {page.model: page.host.name, page.asking.picture: None, page.asking.example: ""}
+        yield there | page.update(parts | _blank(None, llava) | {board.STATUS: prose.status(llava)})
+
+    return change
+
+
+# ---- columns
+
+
+def added(page: Page, *values) -> dict:
+    """One more column."""
+    lanes = _lanes(values)
+    return page.set(lanes.having(lanes.methods[lanes.shown.index(False)]))
+
+
+def removed(page: Page, at: int, *values) -> dict:
+    """One column less."""
+    lanes = _lanes(values)
+    return page.set(Lanes([on and i != at for i, on in enumerate(lanes.shown)], lanes.methods, lanes.settings))
+
+
+def unpruned(page: Page, *values) -> dict:
+    """A column of Full, unless there is one."""
+    lanes = _lanes(values)
+    there = any(on and method == "Full" for on, method in zip(lanes.shown, lanes.methods, strict=True))
+    return page.set(lanes if there else lanes.having("Full"))
+
+
+def preset(page: Page, key: str) -> dict:
+    """The columns of a preset, and its budget."""
+    specs, budget = PRESETS[key]
+    return page.set(Lanes.of(list(specs))) | {page.bar.budget: budget}
+
+
+def _lanes(values) -> Lanes:
+    shown, methods, settings = values[0], values[1 : COLUMNS + 1], values[COLUMNS + 1 :]
+    return Lanes(list(shown), list(methods), [column or {} for column in settings])
+
+
+def readings(at: int, method: str, settings: dict | None, result: board.Result | None) -> str:
+    """How a column's settings count on the image it answered about."""
+    try:
+        reducer = chosen(method, settings)
+    except ValueError:
+        return ""  # Run says what is wrong with them
+    answer = result and result.answers.get(at)
+    if type(reducer).explain is Reducer.explain:
+        return ""
+    if not answer or not answer.curve or answer.method != method:
+        return prose.readings([], say("readings_run"))
+    if reducer.layers_read() != answer.reducer.layers_read():
+        return prose.readings([], say("readings_other"))
+    return prose.readings(reducer.explain(answer.curve.similarity, answer.curve.knee))
+
+
+# ---- files
+
+
+def handed(page: Page, make_file, result: board.Result | None) -> dict:
+    """A file for the visitor, or why there is none."""
+    try:
+        return {page.bar.download: make_file(result)}
+    except ValueError as error:
+        return page.update(run.trouble(error))
+
+
+def replayed(page: Page, path: str) -> dict:
+    """A report in the columns: everything as it was, nothing computed."""
+    try:
+        result = export.replayed(path)
+    except ValueError as error:
+        return page.update(run.trouble(error))
+    records, crop = result.comparison.records, result.comparison.crop
+    parts = _blank(None, None) | board.standing(result, arithmetic.Sheet())
+    for column, record in zip(result.columns, records, strict=True):
+        parts[column, "picture"] = picture(crop)
+        parts[column, "panel"] = panel.view(record)
+    parts |= run.said(say("replayed", Path(path).name)) | {board.CONDITIONS: prose.escape(result.comparison.conditions)}
+    known = [record["method"] if record["method"] in REDUCERS else "Full" for record in records]
+    asked = {page.asking.question: records[0]["question"], page.asking.picture: None, page.asking.example: ""}
+    return page.set(Lanes.of(known)) | page.update(parts) | asked | {page.asking.truth: ""}
+
+
+def recounted(page: Page, model, gpu, width, result: board.Result | None) -> dict:
+    """The numbers again, the arithmetic for another model or GPU."""
+    if result is None:
+        return {page.asking.message: gr.skip()}
+    return page.update(board.standing(result, arithmetic.Sheet(model, gpu, width)))
+
+
+# ---- the address
+
+
+def follow(page: Page, pairs: list[tuple[str, str]]) -> dict:
+    """The page as its address asks for it."""
+    asking, nothing = page.asking, {page.asking.message: gr.skip()}
+    try:
+        asked = link.linked(pairs, page.scenes)
+    except ValueError as error:
+        return page.update(run.trouble(ValueError(f"the link could not be followed: {error}")))
+    updates = example(page, asked.scene) if asked.scene else {}
+    if asked.question is not None:
+        updates[asking.question] = asked.question
+    if asked.lanes:
+        updates |= page.set(asked.lanes)
+    fields = page.fields()
+    updates |= {fields[name]: value for name, value in asked.fields.items()}
+    if asked.tab:
+        updates[page.tabs] = gr.Tabs(selected=asked.tab)
+    return updates | ({asking.message: say("linked")} if updates else nothing)
