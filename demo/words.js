@@ -1,6 +1,8 @@
 
 const chinese = () => props.value === 'zh';
-const spoken = text => text.replace(/\ue000([^\ue001]*)\ue001/g, (_, key) => chinese() ? DICTIONARY[key] ?? key : key);
+const spoken = text => text.replace(
+  /\ue000([^\ue002]*)\ue002([^\ue001]*)\ue001/g, (_, name, english) => chinese() ? DICTIONARY[name] : english);
+window.longtailSpoken = spoken;  // for what is measured before it is drawn
 const marked = text => text?.includes('\ue000');
 function read(node) {  // a text, or an element with its attributes and all that is inside
   if (node.nodeType === Node.TEXT_NODE) return void (marked(node.data) && (node.data = spoken(node.data)));
