@@ -13,7 +13,7 @@ from .layout import QUICK, TEXT
 from .numbers import seconds
 from .prose import ALERT
 from .table import filled, table
-from .words import english, label, say
+from .words import choice, label, say
 
 COLUMNS = ("method", "budget", "tokens", "true_tokens", "mean_column", "interval", "share", "interval", "agreement")
 COLUMNS += ("first", "total", "of_full")
@@ -120,7 +120,7 @@ def _families(record: dict | None) -> list[tuple[str, str]]:
     """The families of all rows, ours first in their order, others in theirs."""
     known = list(dict.fromkeys(name for row in _fine(record) for name in row["families"]))
     ours = [name for name in (*FAMILIES, GROUND) if name in known]
-    return [(english(say("results_mean")), ""), *((name, name) for name in dict.fromkeys([*ours, *known]))]
+    return [(choice("results_mean"), ""), *((name, name) for name in dict.fromkeys([*ours, *known]))]
 
 
 def _figure(record: dict | None, family, methods, cost):

@@ -15,7 +15,6 @@ TEXTS = {
     "peak": ("peak {}", "峰值 {}"),
     "no_model": ("no model loaded: reports only", "未加载模型：只能回放报告"),
     "model": ("Model", "模型"),
-    "loading_model": ("{} is being loaded …", "正在加载 {} …"),
     "loaded": ("{} is loaded. The one before it is gone.", "{} 已加载，之前的模型已卸载。"),
     # asking
     "image": ("Image", "图像"),
@@ -81,7 +80,6 @@ TEXTS = {
     "stopped_now": ("Stopped.", "已停止。"),
     "replayed": ("Replayed from {}: nothing was computed now.", "回放自 {}：此刻未做任何计算。"),
     "linked": ("Set as the link says: press Run.", "已按链接设定：点击“运行”。"),
-    "linked_but": ("The link could not be followed wholly: {}", "链接无法完全还原：{}"),
     "not_run": ("{} · could not run", "{} · 未能运行"),
     "answer": ("answer", "回答"),
     "length": ("cut off at the limit of new tokens", "达到新 token 上限而截断"),
@@ -145,7 +143,6 @@ TEXTS = {
     "decode": ("decode", "解码"),
     "where_time": ("Where the time went", "时间去向"),
     "between": ("{} to {}", "{} 至 {}"),
-    "n_is": ("n = {}", "n = {}"),
     "arithmetic": ("Arithmetic, not measured:", "仅为算术，并非实测："),
     "arithmetic_line": (
         "{} on {}, {}: prefill {} TFLOP, roofline {}, next token {}",
@@ -264,10 +261,7 @@ TEXTS = {
         "全部设定，均为事先测得。虚线：同等代价下没有更高的准确率，Oracle 除外。",
     ),
     "results_family": ("Questions", "问题"),
-    "results_mean": (  # a choice of a Dropdown, which shows it in an <input>: stays English
-        "all: mean over families",
-        "全部：各类问题的均值",
-    ),
+    "results_mean": ("all: mean over families", "全部：各类问题的均值"),
     "results_methods": ("Methods that stand out", "突出显示的方法"),
     "results_methods_info": ("none chosen: those on the front", "未选择时：前沿上的方法"),
     "results_upload": ("Open another results file", "打开其他结果文件"),
@@ -307,9 +301,9 @@ TEXTS = {
         "exact answers, %, on a logarithmic scale of errors",
         "完全正确的回答，%，按错误率取对数刻度",
     ),
-    "front_swept": ("{} visual tokens, {} agreement, KL {}", "{} 个视觉 token，{} 一致度，KL {}"),
+    "front_swept": ("{} visual tokens, {} agreement, KL {}", "{} 个视觉 token，一致度 {}，KL {}"),
     "front_measured": ("{} visual tokens, {}", "{} 个视觉 token，{}"),
-    "front_first": ("first token {} ms, {} of unpruned", "首 token {} ms，未剪枝的 {}"),
+    "front_first": ("first token {} ms, {} of unpruned", "首 token {} ms，为未剪枝的 {}"),
     "front_setting": ("{}, budget {}", "{}，预算 {}"),
     "front_strays": ("strays furthest, of {} questions:", "{} 个问题中偏离最远的："),
     # about: the drawing

@@ -19,11 +19,12 @@ PIECES = {
     for key, (english, chinese) in TEXTS.items()
     for i, pair in enumerate(zip(english.split(PLACE), chinese.split(PLACE), strict=True))
 }
-LABELS = dict(pair for pair in TEXTS.values() if PLACE not in pair[0])  # a label is its own key
-LANGUAGE = "language"
+LANGUAGE, LABEL = "language", "words/{}"  # Gradio translates every choice that is a key: keys look like no choice
+LABELS = {LABEL.format(key): pair for key, pair in TEXTS.items() if PLACE not in pair[0]}
+ENGLISH_LABELS, CHINESE_LABELS = ({key: pair[i] for key, pair in LABELS.items()} for i in (0, 1))
 I18N = gr.I18n(
-    en={LANGUAGE: "en"} | {text: text for text in LABELS},
-    **{tag: LABELS | {LANGUAGE: "zh"} for tag in ("zh-CN", "zh-TW")},
+    en=ENGLISH_LABELS | {LANGUAGE: "en"},
+    **{tag: CHINESE_LABELS | {LANGUAGE: "zh"} for tag in ("zh-CN", "zh-TW")},
 )
 CHINESE = {name: chinese for name, (_, chinese) in PIECES.items()}
 SCRIPT = "const DICTIONARY = " + json.dumps(CHINESE) + script("words.js")
@@ -37,7 +38,12 @@ def say(key: str, *values) -> str:
 
 def label(key: str):
     """A text without places as a component's label, which Gradio translates itself."""
-    return I18N(TEXTS[key][0])
+    return I18N(choice(key))
+
+
+def choice(key: str) -> str:
+    """A text without places as a choice of a Dropdown, which shows it in an <input>: no script of ours reads there."""
+    return LABEL.format(key)
 
 
 def english(text: str) -> str:
