@@ -4,13 +4,13 @@ The scene and its scores are made up; the curve, its knee and its cut are the li
 """
 
 import math
-from html import escape
-from textwrap import wrap
 
 import torch
 
 from longtail.similarity import long_tail
 from longtail.tokens import Curve
+
+from .words import say
 
 PATCHES, ALPHA = 12, 0.24
 THINGS = ((3.3, 3.4, 1.0), (8.6, 4.1, 0.8), (6.3, 9.1, 0.62))  # x, y in patches, how much CLS looks
@@ -35,7 +35,7 @@ WAYS_WIDE = ((170, 78, 190, 78), (328, 78, 348, 78), (712, 78, 732, 78), (904, 7
 WAYS_TALL = ((171, 78, 191, 78), (259, 250, 259, 270), (70, 548, 70, 568), (161, 658, 181, 658), (252, 824, 252, 844))
 BESIDE = {"cache": (0, 856 - 184 + 56)}  # a caption in the tall picture that does not stand below
 ROOM = {"image": 156, "tower": 130, "curve": 330, "prompt": 150, "model": 106, "cache": 150}  # width of a caption
-LETTER = 6.1  # the width of a letter, roughly
+LINES = 54  # the height of a caption: three lines
 
 
 def scene() -> Curve:
@@ -49,25 +49,23 @@ def scene() -> Curve:
     return long_tail(torch.tensor(score), ALPHA, "tail")
 
 
-def drawing(words: dict[str, str]) -> str:
-    """The picture, wide and tall: the style sheet shows the one that fits. `words` are named as in about.TEXT."""
+def drawing() -> str:
+    """The picture, wide and tall: the style sheet shows the one that fits."""
     curve = scene()
     draw = {"image": _image, "tower": _tower, "curve": _curve, "prompt": _prompt, "model": _model, "cache": _cache}
-    parts = {name: part(curve, words) for name, part in draw.items()}
-    wide = _svg("wide", 1240, 244, WIDE, WIDE, parts, WAYS_WIDE, words)
-    return wide + _svg("tall", 344, 1004, TALL, TALL | BESIDE, parts, WAYS_TALL, words)
+    parts = {name: part(curve) for name, part in draw.items()}
+    wide = _svg("wide", 1240, 244, WIDE, WIDE, parts, WAYS_WIDE)
+    return wide + _svg("tall", 344, 1004, TALL, TALL | BESIDE, parts, WAYS_TALL)
 
 
-def _svg(
-    kind: str, width: int, height: int, places: dict, captions: dict, parts: dict, ways: tuple, words: dict
-) -> str:
+def _svg(kind: str, width: int, height: int, places: dict, captions: dict, parts: dict, ways: tuple) -> str:
     groups = "".join(_at(places[name], part) for name, part in parts.items())
-    groups += "".join(_at(captions[name], _caption(name, i, words)) for i, name in enumerate(parts, 1))
+    groups += "".join(_at(captions[name], _caption(name, i)) for i, name in enumerate(parts, 1))
     return (
         f'<svg class="about-{kind}" viewBox="-1 -8 {width + 2} {height + 8}" role="img" '
         f'xmlns="http://www.w3.org/2000/svg" aria-labelledby="about-{kind}-title about-{kind}-desc">'
-        f'<title id="about-{kind}-title">{escape(words["figure_title"])}</title>'
-        f'<desc id="about-{kind}-desc">{escape(words["figure_desc"])}</desc>{groups}'
+        f'<title id="about-{kind}-title">{say("about_figure_title")}</title>'
+        f'<desc id="about-{kind}-desc">{say("about_figure_desc")}</desc>{groups}'
         f"{''.join(_way(*way) for way in ways)}</svg>"
     )
 
@@ -76,14 +74,13 @@ def _at(place: tuple[int, int], part: str) -> str:
     return f'<g transform="translate({place[0]} {place[1]})">{part}</g>'
 
 
-def _caption(name: str, number: int, words: dict) -> str:
-    """A number, a name, and what happens there, in lines that fit."""
-    lines = wrap(words[f"{name}_text"], int(ROOM[name] / LETTER))
-    body = "".join(f'<tspan x="0" dy="16">{escape(line)}</tspan>' for line in lines)
+def _caption(name: str, number: int) -> str:
+    """A number, a name, and what happens there, in lines that the browser breaks: each language has its own."""
     return (
         f'<text class="about-step" y="184">{number}</text>'
-        f'<text class="about-name" x="14" y="184">{escape(words[name])}</text>'
-        f'<text y="188">{body}</text>'
+        f'<text class="about-name" x="14" y="184">{say(f"about_{name}")}</text>'
+        f'<foreignObject y="191" width="{ROOM[name]}" height="{LINES}">'
+        f"<p>{say(f'about_{name}_text')}</p></foreignObject>"
     )
 
 
@@ -94,7 +91,7 @@ def _way(x1, y1, x2, y2) -> str:
     return f'<path class="about-way" d="M{x1} {y1}L{x2} {y2}{head}"/>'
 
 
-def _image(curve: Curve, words: dict) -> str:
+def _image(curve: Curve) -> str:
     """Three things under their patches; what is not kept is veiled."""
     kept = set(curve.keep.tolist())
     at = [(PITCH * x, PITCH * y) for x, y, _ in THINGS]
@@ -129,7 +126,7 @@ def _edge(kept: set[int]) -> str:
     return lines
 
 
-def _tower(curve: Curve, words: dict) -> str:
+def _tower(curve: Curve) -> str:
     """24 layers, the first at the bottom; the one that scores stands out."""
     lines = "".join(f"M0 {153 - 6.6 * i:.1f}h106" for i in range(24) if i != 16)
     y = 153 - 6.6 * 16
@@ -139,7 +136,7 @@ def _tower(curve: Curve, words: dict) -> str:
     )
 
 
-def _curve(curve: Curve, words: dict) -> str:
+def _curve(curve: Curve) -> str:
     """Similarity by rank, the objective f, the knee at its maximum, the cut."""
     n, top = len(curve.similarity), float(curve.similarity[0])
 
@@ -160,9 +157,9 @@ def _curve(curve: Curve, words: dict) -> str:
         f'<path class="about-tail" d="M{_path(points[curve.kept - 1 :])}"/>'
         f'<path class="about-head" d="M{_path(points[: curve.kept])}"/>'
         f'<path class="about-knee" d="M{knee:.1f} 10V150"/><path class="about-cut" d="M{cut:.1f} 96V150"/>'
-        f'<text class="about-note" x="{knee + 5:.1f}" y="5">{escape(words["knee_mark"])} = {curve.knee}</text>'
+        f'<text class="about-note" x="{knee + 5:.1f}" y="5">{say("about_knee_mark", curve.knee)}</text>'
         f'<text class="about-note about-strong" x="{cut + 6:.1f}" y="104">'
-        f"{escape(words['cut_mark'])} {curve.kept} / {n}</text>"
+        f"{say('about_cut_mark', curve.kept, n)}</text>"
         f'<text class="about-note" x="{dots[88][0]:.1f}" y="{dots[88][1] - 10:.1f}">f(i)</text>'
     )
 
@@ -171,7 +168,7 @@ def _path(points) -> str:
     return "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _prompt(curve: Curve, words: dict) -> str:
+def _prompt(curve: Curve) -> str:
     """Words before, the kept visual tokens, words after: cells in rows, read like text."""
     kinds = ["word"] * 7 + ["visual"] * curve.kept + ["word"] * 13
     return "".join(
@@ -180,13 +177,13 @@ def _prompt(curve: Curve, words: dict) -> str:
     )
 
 
-def _model(curve: Curve, words: dict) -> str:
+def _model(curve: Curve) -> str:
     """The decoder's layers."""
     lines = "".join(f"M0 {146 - 9.2 * i:.1f}h92" for i in range(16))
     return f'<path class="about-layer" d="{lines}"/>'
 
 
-def _cache(curve: Curve, words: dict) -> str:
+def _cache(curve: Curve) -> str:
     """Slots: those that received most stay, the newest stay, the least related one leaves."""
     kinds = ["heavy"] * 14 + ["gone"] + ["heavy"] * 6 + ["recent"] * 21
     cells = ""
@@ -196,6 +193,6 @@ def _cache(curve: Curve, words: dict) -> str:
         if kind == "gone":
             cells += f'<path class="about-cross" d="M{x + 4} {y + 4}l7 7m0-7l-7 7"/>'
     return cells + (
-        f'<text class="about-note" x="0" y="144">{escape(words["heavy_mark"])}</text>'
-        f'<text class="about-note about-strong" x="76" y="144">{escape(words["recent_mark"])}</text>'
+        f'<text class="about-note" x="0" y="144">{say("about_heavy_mark")}</text>'
+        f'<text class="about-note about-strong" x="76" y="144">{say("about_recent_mark")}</text>'
     )

@@ -11,20 +11,8 @@ import plotly.graph_objects as go
 from longtail import results
 from longtail.front import front
 
-WORDS = {
-    "layer_mean": "visual tokens that a decoder layer reads (mean)",
-    "tokens": "visual tokens that a decoder layer reads (mean)",
-    "first_of_full": "time to the first token, % of unpruned",
-    "of_full": "time to the first token, % of unpruned",
-    "agreement": "agreement with the unpruned answer, %",
-    "accuracy": "exact answers, %, on a logarithmic scale of errors",
-    "front": "the front",
-    "swept": "<b>{spec}</b><br>{layer_mean:.0f} visual tokens, {agreement:.0%} agreement, KL {kl:.2g}<br>"
-    "first token {first:.1f} ms, {share:.0%} of unpruned",
-    "measured": "<b>{name}</b><br>{tokens:.0f} visual tokens, {accuracy:.1%}{interval}<br>"
-    "first token {first:.1f} ms, {share:.0%} of unpruned",
-    "strays": "strays furthest, of {n} questions:",
-}
+from .words import say
+
 ACCENT, QUIET, RULE = "#c8501f", "#7d786e", "rgba(125, 120, 110, 0.18)"
 OTHERS = ("#21808f", "#9a5b9c", "#4c8540", "#4b76c2", "#9a7412", "#b9556f", "#6b6fb0", "#3d8a6d")
 OWN = {"LongTail": ACCENT, "Full": QUIET, "Random": QUIET, results.ORACLE: QUIET}
@@ -45,10 +33,8 @@ def swept(rows: list[dict], cost: str = "layer_mean") -> go.Figure:
         for row in rows
     ]
     best = [(factor * row[cost], 100 * row["agreement"]) for row in front(rows, cost)]
-    across = (_times if cost == "first_of_full" else _tokens)(points, WORDS[cost])
-    return _figure(
-        points, best, across, _shares(points, WORDS["agreement"]), bold=lambda name: True, lined=cost == "layer_mean"
-    )
+    across = _times(points) if cost == "first_of_full" else _tokens(points)
+    return _figure(points, best, across, _shares(points), bold=lambda name: True, lined=cost == "layer_mean")
 
 
 def measured(rows: list[dict], cost: str = "tokens", family: str | None = None, chosen: tuple = ()) -> go.Figure:
@@ -69,26 +55,34 @@ def measured(rows: list[dict], cost: str = "tokens", family: str | None = None, 
     chain = front(rivals, cost)
     names = set(chosen) or {row["method"] for row in chain} | {"LongTail", "Full"}
     best = [(factor * row[cost], 100 * row["agreement"]) for row in chain]
-    across = (_times if cost == "of_full" else _tokens)(points, WORDS[cost])
-    return _figure(points, best, across, _right(points, WORDS["accuracy"]), bold=names.__contains__)
+    across = _times(points) if cost == "of_full" else _tokens(points)
+    return _figure(points, best, across, _right(points), bold=names.__contains__)
 
 
 def _about(row: dict) -> str:
-    numbers = {key: row[key] for key in ("layer_mean", "agreement", "kl")}
-    times = {"first": 1000 * row["first_token"], "share": row["first_of_full"]}
-    head = WORDS["swept"].format(spec=escape(row["spec"]), **numbers, **times).replace("%", " %")
-    where = [WORDS["strays"].format(n=row["n"]), *wrap(row["question"].split("\n")[0], 60)] if row["n"] > 1 else []
+    counts = say("front_swept", f"{row['layer_mean']:.0f}", _percent(row["agreement"]), f"{row['kl']:.2g}")
+    head = [f"<b>{escape(row['spec'])}</b>", counts, _first(row["first_token"], row["first_of_full"])]
+    asked = map(escape, wrap(row["question"].split("\n")[0], 60))
+    where = [say("front_strays", row["n"]), *asked] if row["n"] > 1 else []
     lines = wrap(row["answer"], 60, max_lines=4, placeholder=" …")
-    return "<br>".join([head, *map(escape, where), *(f"<i>{escape(line)}</i>" for line in lines)])
+    return "<br>".join([*head, *where, *(f"<i>{escape(line)}</i>" for line in lines)])
 
 
 def _told(row: dict, accuracy: float, family: str | None) -> str:
     low, high = row["mean_95"]
-    interval = f" ({100 * low:.1f} to {100 * high:.1f})" if family is None else ""
-    name = row["method"] if row["budget"] is None else f"{row['method']}, budget {row['budget']}"
-    times = {"first": 1000 * row["first_token"], "share": row["of_full"]}
-    given = {"name": escape(name), "tokens": row["tokens"], "accuracy": accuracy, "interval": interval}
-    return WORDS["measured"].format(**given, **times).replace("%", " %")
+    interval = f" ({say('between', f'{100 * low:.1f}', f'{100 * high:.1f}')})" if family is None else ""
+    name = escape(row["method"])
+    name = name if row["budget"] is None else say("front_setting", name, row["budget"])
+    counts = say("front_measured", f"{row['tokens']:.0f}", _percent(accuracy, 1) + interval)
+    return f"<b>{name}</b><br>{counts}<br>{_first(row['first_token'], row['of_full'])}"
+
+
+def _first(seconds: float, share: float) -> str:
+    return say("front_first", f"{1000 * seconds:.1f}", _percent(share))
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 # ---- axes
@@ -130,37 +124,37 @@ class Errors(Axis):
         return -math.log2(max(100 - value, 0.5))
 
 
-def _tokens(points: list[dict], title: str) -> Axis:
+def _tokens(points: list[dict]) -> Axis:
     """Octaves, with room on the left for names."""
     counts = [point["x"] for point in points] or [1, 2]
     low, high = min(counts), max(*counts, 1)
     ticks = [2**i for i in range(12) if low <= 2**i < high / 1.3]
-    return Axis(title, low / (2 * high / low) ** 0.28, 1.1 * high, (*ticks, round(high)), log=True)
+    return Axis(say("front_tokens"), low / (2 * high / low) ** 0.28, 1.1 * high, (*ticks, round(high)), log=True)
 
 
-def _times(points: list[dict], title: str) -> Axis:
+def _times(points: list[dict]) -> Axis:
     shares = [point["x"] for point in points] or [0, 100]
     low, high = min(shares), max(*shares, 100)
     step = next(s * 10**i for i in range(12) for s in (5, 10, 20) if (high - low) / (s * 10**i) <= 6)
     ticks = tuple(step * i for i in range(math.floor(low / step), math.ceil(high / step) + 1))
     room = 0.28 * (max(high, ticks[-1]) - low)
-    return Axis(title, low - room, max(high, ticks[-1]), tuple(tick for tick in ticks if tick >= low - room / 2))
+    marked = tuple(tick for tick in ticks if tick >= low - room / 2)
+    return Axis(say("front_time"), low - room, max(high, ticks[-1]), marked)
 
 
-def _shares(points: list[dict], title: str) -> Axis:
+def _shares(points: list[dict]) -> Axis:
     lowest = min((point["y"] for point in points), default=0)
     step = 20 if lowest < 50 else 10 if lowest < 75 else 5
     floor = step * math.floor(lowest / step)
-    return Axis(
-        title, floor - 0.04 * (100 - floor or 1), 100 + 0.04 * (100 - floor or 1), tuple(range(floor, 101, step))
-    )
+    room = 0.04 * (100 - floor or 1)
+    return Axis(say("front_agreement"), floor - room, 100 + room, tuple(range(floor, 101, step)))
 
 
-def _right(points: list[dict], title: str) -> Axis:
+def _right(points: list[dict]) -> Axis:
     shares = [point["y"] for point in points] or [0, 100]
     low = max((mark for mark in MARKS if mark <= min(shares)), default=0)
     high = min((mark for mark in MARKS if mark >= max(shares) and mark > low), default=MARKS[-1])
-    return Errors(title, low, high, tuple(mark for mark in MARKS if low <= mark <= high))
+    return Errors(say("front_accuracy"), low, high, tuple(mark for mark in MARKS if low <= mark <= high))
 
 
 # ---- the drawing
@@ -177,7 +171,7 @@ def _figure(points: list[dict], best: list, across: Axis, up: Axis, bold: Callab
         x, y = zip(*best, strict=True)
         dots = {"color": QUIET, "width": 1.5, "dash": "dot", "shape": "hv"}
         place = [up.at(value) for value in y]
-        figure.add_scatter(x=x, y=place, mode="lines", line=dots, name=WORDS["front"], hoverinfo="skip")
+        figure.add_scatter(x=x, y=place, mode="lines", line=dots, name="the front", hoverinfo="skip")
     _name(figure, [point for point in points if bold(point["method"])], colours, across, up)
     title = {"x": 0, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
     figure.add_annotation(text=up.title, showarrow=False, font=FONT, xshift=-LEFT, yshift=14, **title)

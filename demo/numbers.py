@@ -120,7 +120,7 @@ def _time(record: dict, name: str) -> str:
     """A time, its spread where it was repeated, and how many times faster than the unpruned one it is."""
     faster = (record.get("versus") or {}).get("faster", {}).get(name)
     ends = [seconds(end) for end in record.get("spread", {}).get(name, ())]
-    spread = f"<small>{' to '.join(ends)}</small>" if ends else ""
+    spread = f"<small>{say('between', *ends)}</small>" if ends else ""
     ratio = f"<em>{faster:.2f}×</em>" if faster and record["method"] != "Full" else ""
     return f"{spread}{ratio}{seconds(record['seconds'][name])}"
 

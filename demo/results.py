@@ -9,35 +9,16 @@ from longtail.results import GROUND
 from longtail.tiny.questions import FAMILIES
 
 from . import chart, fronts
+from .layout import QUICK, TEXT
 from .numbers import seconds
+from .prose import ALERT
 from .table import filled, table
+from .words import choice, label, say
 
-WORDS = {
-    "title": "What accuracy costs",
-    "hint": "Every setting, measured beforehand. Dotted: nothing as cheap is more accurate, Oracle left out.",
-    "family": "Questions",
-    "mean": "all: mean over families",
-    "methods": "Methods that stand out",
-    "methods_info": "none chosen: those on the front",
-    "axis": "Cost",
-    "by_tokens": "tokens",
-    "by_time": "time",
-    "upload": "Open another results file",
-    "shown": "{name}: {rows} settings of {methods} methods",
-    "nothing": "There are no results here yet: open a file that longtail evaluate --out wrote.",
-    "unusable": "the file is no longer on this server: open it again",
-    "chart": "Accuracy over cost",
-    "table": "Every setting of the evaluation",
-    "refused": "{name} could not run: {reason}.",
-    "timed": "Times are of {n} runs under different conditions: compare only the share of unpruned.",
-}
-COLUMNS = ["method", "budget", "tokens", "true tokens", "mean", "95 %", "share", "95 %", "as unpruned"]
-COLUMNS += ["first token", "total", "of unpruned"]
+COLUMNS = ("method", "budget", "tokens", "true_tokens", "mean_column", "interval", "share", "interval", "agreement")
+COLUMNS += ("first", "total", "of_full")
 COSTS = {"tokens": "tokens", "time": "of_full"}
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 RAW = {"preprocess": False}
-TEXT = "<p>{{value}}</p>"
-ALERT = "element.setAttribute('role', 'alert');"
 
 
 def tab(file: Path) -> gr.State:
@@ -45,28 +26,30 @@ def tab(file: Path) -> gr.State:
 
     The page serves Plotly's folder (`chart.PLOTLY`) as a static path and has the style sheet `sweep.css`.
     """
-    record, trouble = _read(file, file.name) if file.is_file() else (None, WORDS["nothing"])
+    record, trouble = _read(file, file.name) if file.is_file() else (None, say("results_nothing"))
     with gr.Column(elem_classes="results", min_width=0):
         with gr.Row(elem_classes="results-head"):
-            gr.HTML(f"<h2>{WORDS['title']}</h2>", js_on_load=None)
-            names = [(WORDS["by_tokens"], "tokens"), (WORDS["by_time"], "time")]
-            axis = gr.Radio(names, value="tokens", label=WORDS["axis"], show_label=False, container=False)
-        gr.HTML(f"<p>{WORDS['hint']}</p>", js_on_load=None, elem_classes="results-hint")
+            gr.HTML(f"<h2>{say('results_title')}</h2>", js_on_load=None)
+            names = [(say("sweep_by_tokens"), "tokens"), (say("sweep_by_time"), "time")]
+            axis = gr.Radio(names, value="tokens", label=label("sweep_axis"), show_label=False, container=False)
+        gr.HTML(f"<p>{say('results_hint')}</p>", js_on_load=None, elem_classes="results-hint")
         with gr.Row(elem_classes="results-choose"):
-            family = gr.Dropdown(_families(record), value="", label=WORDS["family"], scale=1)
+            family = gr.Dropdown(_families(record), value="", label=label("results_family"), scale=1)
             methods = gr.Dropdown(
                 _methods(record),
                 value=[],
                 multiselect=True,
-                label=WORDS["methods"],
-                info=WORDS["methods_info"],
+                label=label("results_methods"),
+                info=label("results_methods_info"),
                 scale=2,
             )
-            upload = gr.UploadButton(WORDS["upload"], file_types=[".json"], elem_classes="results-upload", scale=0)
+            upload = gr.UploadButton(
+                label("results_upload"), file_types=[".json"], elem_classes="results-upload", scale=0
+            )
         shown = gr.HTML(_shown(record, file.name), html_template=TEXT, elem_classes="results-shown", js_on_load=None)
         said = gr.HTML(trouble, html_template=TEXT, elem_classes="results-trouble", js_on_load=ALERT)
-        figure = chart.chart(WORDS["chart"], _figure(record, "", [], "tokens"), elem_classes="results-chart")
-        sheet = table(WORDS["table"], _sheet(record), elem_classes="results-table")
+        figure = chart.chart(say("results_chart"), _figure(record, "", [], "tokens"), elem_classes="results-chart")
+        sheet = table(say("results_table"), _sheet(record), elem_classes="results-table")
         conditions = gr.HTML(
             _conditions(record), html_template=TEXT, elem_classes="results-conditions", js_on_load=None
         )
@@ -92,11 +75,11 @@ def tab(file: Path) -> gr.State:
         redraw,
         [kept, family, methods, axis],
         figure,
-        **PRIVATE,
+        **QUICK,
         **RAW,
     )
     places = [kept, said, shown, sheet, conditions, figure, family, methods]
-    upload.upload(opened, [upload, axis], places, **PRIVATE, **RAW)
+    upload.upload(opened, [upload, axis], places, **QUICK, **RAW)
     return kept
 
 
@@ -114,7 +97,7 @@ def _read(path: Path, name: str) -> tuple[dict | None, str]:
 def _uploaded(upload) -> tuple[dict | None, str]:
     path = Path(upload["path"]) if isinstance(upload, dict) and upload.get("path") else None
     if path is None or not path.is_file():
-        return None, WORDS["unusable"]
+        return None, say("results_unusable")
     return _read(path, _name(upload))
 
 
@@ -137,7 +120,7 @@ def _families(record: dict | None) -> list[tuple[str, str]]:
     """The families of all rows, ours first in their order, others in theirs."""
     known = list(dict.fromkeys(name for row in _fine(record) for name in row["families"]))
     ours = [name for name in (*FAMILIES, GROUND) if name in known]
-    return [(WORDS["mean"], ""), *((name, name) for name in dict.fromkeys([*ours, *known]))]
+    return [(choice("results_mean"), ""), *((name, name) for name in dict.fromkeys([*ours, *known]))]
 
 
 def _figure(record: dict | None, family, methods, cost):
@@ -153,7 +136,7 @@ def _figure(record: dict | None, family, methods, cost):
 def _sheet(record: dict | None) -> str | None:
     families = [name for _, name in _families(record)[1:]]
     rows = [_cells(row, families) for row in _fine(record)]
-    return filled(COLUMNS + families, rows) if rows else None
+    return filled([*(say(f"results_{name}") for name in COLUMNS), *families], rows) if rows else None
 
 
 def _cells(row: dict, families: list[str]) -> list:
@@ -161,9 +144,9 @@ def _cells(row: dict, families: list[str]) -> list:
         return (None, None) if value is None else (f"{100 * value:.1f} %", value)
 
     def interval(ends):
-        return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}", ends[0]
+        return say("between", *(f"{100 * end:.1f}" for end in ends)), ends[0]
 
-    budget = ("as it comes", 0) if row["budget"] is None else (f"{row['budget']:,}", row["budget"])
+    budget = (say("results_as_it_comes"), 0) if row["budget"] is None else (f"{row['budget']:,}", row["budget"])
     counts = [(f"{row[name]:,.0f}", row[name]) for name in ("visual", "tokens")]
     accuracy = [share(row["mean"]), interval(row["mean_95"]), share(row["share"]), interval(row["share_95"])]
     times = [(seconds(row[name]), row[name]) for name in ("first_token", "total")]
@@ -172,14 +155,13 @@ def _cells(row: dict, families: list[str]) -> list:
 
 
 def _shown(record: dict | None, name: str) -> str:
-    rows = len(_fine(record))
-    return WORDS["shown"].format(name=name, rows=rows, methods=len(_methods(record))) if record else ""
+    return say("results_shown", name, len(_fine(record)), len(_methods(record))) if record else ""
 
 
 def _conditions(record: dict | None) -> str:
     """The file's own words, and what could not be run."""
     if not record:
         return ""
-    refused = dict.fromkeys(WORDS["refused"].format(name=r["method"], **r) for r in record["rows"] if "reason" in r)
-    several = [WORDS["timed"].format(n=len(record["timed"]))] if len(record["timed"]) > 1 else []
+    refused = dict.fromkeys(say("results_refused", r["method"], r["reason"]) for r in record["rows"] if "reason" in r)
+    several = [say("results_timed", len(record["timed"]))] if len(record["timed"]) > 1 else []
     return " ".join([record["conditions"], *several, *refused])

@@ -13,59 +13,24 @@ from longtail.points import Point, numbers_of, plan, values
 from . import chart, fronts, run
 from .examples import Example
 from .host import Host, longest
+from .layout import PRIVATE, QUICK, STATUS, TEXT
 from .numbers import seconds
+from .prose import ALERT, LIVE
 from .table import filled, table
+from .words import label, say
 
-WORDS = {
-    "scope": "Asked of",
-    "this": "this image and question",
-    "scenes": "the {n} example scenes",
-    "methods": "Methods",
-    "methods_info": "the unpruned model always runs first, as the reference",
-    "parameter": "Swept",
-    "values": "Values",
-    "values_info": "comma between, or low:high:step",
-    "new": "max new tokens",
-    "go": "Sweep",
-    "stop": "Stop",
-    "runs": "{runs} runs{questions}: the unpruned model; {values}.",
-    "values_of": "{n} values of {parameter} each for {methods}",
-    "value_of": "one value of {parameter} for {methods}",
-    "as_it_comes": "{methods} once, having no {parameter}",
-    "on_questions": " on {n} questions",
-    "waiting": "Waiting for the model …",
-    "warming": "Warming up, then {of} runs …",
-    "progress": "{done} of {of} runs, about {left} left …",
-    "done": "Done: {n} runs in {spent}.",
-    "refused": "Done: {n} runs in {spent}, of which {refused} could not run, see below.",
-    "late": "Ended after {spent}, the longest that a sweep here may take: {done} of {of} runs.",
-    "stopped": "Stopped. What came until then stays.",
-    "axis": "Cost",
-    "by_tokens": "tokens",
-    "by_time": "time",
-    "title": "What agreement costs",
-    "hint": "Each point is one setting. Click one, or a row, to open that run. Dotted: nothing as cheap agrees better.",
-    "empty": "The points appear here as their runs come.",
-    "chart": "Agreement with the unpruned answer over {cost}",
-    "table": "Every setting of the sweep",
-    "no_run": "{spec} could not run: {reason}.",
-}
-COLUMNS = ["setting", "tokens", "true tokens", "agreement", "same answer", "KL, nats", "first token", "of unpruned"]
-COLUMNS += ["total", "of unpruned", "n"]
+COLUMNS = ("setting", "tokens", "true_tokens", "agreement", "same", "kl", "first", "of_full", "total", "of_full", "n")
 LANE = {"concurrency_id": "model", "concurrency_limit": 1}
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK = PRIVATE | {"queue": False}
 RAW = {"preprocess": False}  # what a browser sends is checked here, and refused in a sentence
 START = ("LongTail", "TopK")
 PRESETS = {"alpha": "0.05:0.5:0.05", "seed": "0:4:1"}
 SHARES = (1 / 36, 1 / 18, 1 / 9, 134 / 576, 1 / 2)  # of the patches: the budgets to begin with
 MOST_METHODS, LONGEST, UPDATE_EVERY = 8, 10, 0.4  # LONGEST: a whole sweep, in time limits of an answer
 LEAST = 0.0001  # nats; below, a divergence is said to be smaller
-TEXT = "<p>{{value}}</p>"
-STATUS = "<p class=\"${value.endsWith('…') ? 'busy' : ''}\">{{value}}</p>"
-BAR = '<div role="progressbar" aria-label="runs done" aria-valuenow="${value}"><i style="width:${value}%"></i></div>'
-LIVE = "element.setAttribute('aria-live', 'polite');"
-ALERT = "element.setAttribute('role', 'alert');"
+BAR = (
+    f'<div role="progressbar" aria-label="{say("sweep_bar")}" '
+    'aria-valuenow="${value}"><i style="width:${value}%"></i></div>'
+)
 FIGURES = {"tokens": "layer_mean", "time": "first_of_full"}
 
 
@@ -103,14 +68,14 @@ def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, sc
             asked = _asking(host.llava, scenes)
             planned = gr.HTML(html_template=TEXT, elem_classes="sweep-plan", js_on_load=LIVE)
             with gr.Row(elem_classes="sweep-buttons"):
-                go = gr.Button(WORDS["go"], variant="primary", elem_classes="sweep-go", min_width=110)
-                stop = gr.Button(WORDS["stop"], elem_classes="sweep-stop", min_width=80)
+                go = gr.Button(label("sweep_go"), variant="primary", elem_classes="sweep-go", min_width=110)
+                stop = gr.Button(label("stop"), elem_classes="sweep-stop", min_width=80)
             message = gr.HTML("", html_template=STATUS, elem_classes="sweep-message", js_on_load=LIVE)
             trouble = gr.HTML("", html_template=TEXT, elem_classes="sweep-trouble", js_on_load=ALERT)
             bar = gr.HTML(0, html_template=BAR, elem_classes="sweep-bar", js_on_load=None)
         with gr.Column(elem_classes="sweep-shown", min_width=0):
             figures = _figures()
-    sheet = table(WORDS["table"], elem_classes="sweep-table")
+    sheet = table(say("sweep_table"), elem_classes="sweep-table")
     refused = gr.HTML("", html_template=TEXT, elem_classes="sweep-refused", js_on_load=None)
     conditions = gr.HTML("", html_template=TEXT, elem_classes="sweep-conditions", js_on_load=None)
     opened, rows = gr.JSON(visible="hidden"), gr.State([])
@@ -118,7 +83,8 @@ def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, sc
     _wire_asking(host, asked, planned, scenes)
     running = _wire_sweep(_sweeping(host, time_limit, scenes), parts, go, [image, question, *asked.values()])
     stopped = stop.click(None, None, None, cancels=[running], **QUICK)
-    stopped.then(lambda: (WORDS["stopped"], 0), None, [message, bar], **QUICK)  # after the last update, not beside it
+    ended = say("sweep_stopped"), 0
+    stopped.then(lambda: ended, None, [message, bar], **QUICK)  # after the last update, not beside it
     for picked in (*(figure.point for figure in figures.values()), sheet.row):
         picked(_opened, rows, opened, **QUICK)
     return Sweep(asked, opened, running, stop)
@@ -129,39 +95,40 @@ def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, sc
 
 def _asking(llava, scenes: list[Example]) -> dict[str, gr.components.Component]:
     """What is swept, in the order in which a sweep reads it."""
-    scopes = [(WORDS["this"], "this"), (WORDS["scenes"].format(n=len(scenes)), "scenes")]
+    scopes = [(say("sweep_this"), "this"), (say("sweep_scenes", len(scenes)), "scenes")]
     methods = [name for name in REDUCERS if name != "Full"]
     start = [name for name in START if name in methods]
     return {
-        "scope": gr.Radio(scopes if scenes else scopes[:1], value="this", label=WORDS["scope"], visible=bool(scenes)),
+        "scope": gr.Radio(
+            scopes if scenes else scopes[:1], value="this", label=label("sweep_scope"), visible=bool(scenes)
+        ),
         "methods": gr.Dropdown(
             methods,
             value=start,
             multiselect=True,
             max_choices=MOST_METHODS,
-            label=WORDS["methods"],
-            info=WORDS["methods_info"],
+            label=label("sweep_methods"),
+            info=label("sweep_methods_info"),
         ),
-        "parameter": gr.Dropdown(_parameters(start), value="budget", label=WORDS["parameter"]),
+        "parameter": gr.Dropdown(_parameters(start), value="budget", label=label("sweep_parameter")),
         "values": gr.Textbox(
-            _preset(llava, start, "budget"), label=WORDS["values"], info=WORDS["values_info"], max_lines=1
+            _preset(llava, start, "budget"), label=label("sweep_values"), info=label("sweep_values_info"), max_lines=1
         ),
-        "new": gr.Slider(1, longest(llava), min(64, longest(llava)), step=1, label=WORDS["new"]),
+        "new": gr.Slider(1, longest(llava), min(64, longest(llava)), step=1, label=label("new_tokens")),
     }
 
 
 def _figures() -> dict[str, gr.HTML]:
     """Both charts, one over the other; which is seen is the style sheet's work, so a running sweep never asks."""
     with gr.Row(elem_classes="sweep-head"):
-        gr.HTML(f"<h2>{WORDS['title']}</h2>", js_on_load=None)
-        names = [(WORDS["by_tokens"], "tokens"), (WORDS["by_time"], "time")]
-        gr.Radio(names, value="tokens", label=WORDS["axis"], show_label=False, container=False, interactive=True)
-    gr.HTML(f"<p>{WORDS['hint']}</p>", js_on_load=None, elem_classes="sweep-hint")
+        gr.HTML(f"<h2>{say('sweep_title')}</h2>", js_on_load=None)
+        names = [(say("sweep_by_tokens"), "tokens"), (say("sweep_by_time"), "time")]
+        gr.Radio(names, value="tokens", label=label("sweep_axis"), show_label=False, container=False, interactive=True)
+    gr.HTML(f"<p>{say('sweep_hint')}</p>", js_on_load=None, elem_classes="sweep-hint")
     with gr.Column(elem_classes="sweep-figures", min_width=0):
-        gr.HTML(f"<p>{WORDS['empty']}</p>", js_on_load=None, elem_classes="sweep-empty")
+        gr.HTML(f"<p>{say('sweep_empty')}</p>", js_on_load=None, elem_classes="sweep-empty")
         return {
-            name: chart.chart(WORDS["chart"].format(cost=WORDS[f"by_{name}"]), elem_classes=f"sweep-chart by-{name}")
-            for name in FIGURES
+            name: chart.chart(say(f"sweep_chart_{name}"), elem_classes=f"sweep-chart by-{name}") for name in FIGURES
         }
 
 
@@ -226,14 +193,16 @@ def _plan_in_words(points: list[Point], questions: int) -> str:
         swept = [point for point in points if point.method == name]
         counts.setdefault(len(swept) if swept[0].parameter else 0, []).append(name)
     parameter = next(point.parameter for point in points if point.parameter)
-    kinds = {n: "as_it_comes" if n == 0 else "value_of" if n == 1 else "values_of" for n in counts}
-    said = [
-        WORDS[kinds[n]].format(n=n, parameter=parameter.replace("_", " "), methods=", ".join(names))
-        for n, names in counts.items()
-    ]
-    several = WORDS["on_questions"].format(n=questions) if questions > 1 else ""
+    said = "; ".join(_kind(n, parameter.replace("_", " "), ", ".join(names)) for n, names in counts.items())
     runs = sweep.runs(questions, points)
-    return WORDS["runs"].format(runs=runs, values="; ".join(said), questions=several)
+    return say("sweep_runs", runs, said) if questions == 1 else say("sweep_runs_several", runs, questions, said)
+
+
+def _kind(n: int, parameter: str, methods: str) -> str:
+    """How many values methods have, none where they have no such parameter."""
+    if n == 0:
+        return say("sweep_as_it_comes", methods, parameter)
+    return say("sweep_value_of", parameter, methods) if n == 1 else say("sweep_values_of", n, parameter, methods)
 
 
 def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list):
@@ -246,7 +215,7 @@ def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list):
             produced = {"message": "", "trouble": produced[run.TROUBLE], "bar": 0}
         return {places[name]: value for name, value in produced.items()}
 
-    go.click(None, None, parts.message, js=f"() => {WORDS['waiting']!r}", **QUICK)
+    go.click(None, None, parts.message, js=f"() => {say('sweep_waiting')!r}", **QUICK)
     return go.click(run.streamed(sweeping, show), inputs, list(places.values()), **LANE, **RAW, **PRIVATE)
 
 
@@ -255,13 +224,13 @@ def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
 
     def sweeping(stop, upload, question, scope, methods, parameter, text, new):
         llava = host.ready()
-        points, new = _asked(methods, parameter, text), run.whole(new, WORDS["new"], 1)
+        points, new = _asked(methods, parameter, text), run.whole(new, "max new tokens", 1)
         questions = [(scene.image, scene.question) for scene in scenes]
         if scope != "scenes" or not scenes:
             run.opened(upload)
             questions = [(upload["path"], question or "")]
         conditions = sweep.conditions(llava, len(questions), new, 0)
-        yield {"message": WORDS["waiting"], "trouble": "", "bar": 0}
+        yield {"message": say("sweep_waiting"), "trouble": "", "bar": 0}
         rows, shown = [], -UPDATE_EVERY
         steps = sweep.sweep(llava, questions, points, new, stop=stop, time_limit=time_limit)
         for step in steps:
@@ -281,13 +250,13 @@ def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
 
 def _said(step: sweep.Step, rows: list[dict], late: bool) -> str:
     if step.left is None:
-        return WORDS["warming"].format(of=step.of)
+        return say("sweep_warming", step.of)
     spent, refused = seconds(step.spent), sum("reason" in row for row in rows)
     if step.done == step.of:
-        return WORDS["refused" if refused else "done"].format(n=step.of, spent=spent, refused=refused)
+        return say("sweep_refused", step.of, spent, refused) if refused else say("sweep_done", step.of, spent)
     if late:
-        return WORDS["late"].format(spent=spent, done=step.done, of=step.of)
-    return WORDS["progress"].format(done=step.done, of=step.of, left=_about(step.left))
+        return say("sweep_late", spent, step.done, step.of)
+    return say("sweep_progress", step.done, step.of, _about(step.left))
 
 
 def _about(left: float) -> str:
@@ -297,9 +266,11 @@ def _about(left: float) -> str:
 def _drawn(rows: list[dict]) -> dict:
     """Charts, table and refusals of the rows so far."""
     means = summary(rows)
-    refused = dict.fromkeys(WORDS["no_run"].format(**row) for row in rows if "reason" in row)
+    refused = dict.fromkeys(say("sweep_no_run", row["spec"], row["reason"]) for row in rows if "reason" in row)
     figures = {name: chart.drawn(fronts.swept(means, cost)) for name, cost in FIGURES.items()}
-    sheet = filled(COLUMNS, [_cells(row) for row in means], [row["spec"] for row in means])
+    sheet = filled(
+        [say(f"sweep_{name}") for name in COLUMNS], [_cells(row) for row in means], [row["spec"] for row in means]
+    )
     return figures | {"sheet": sheet, "refused": " ".join(refused), "rows": means}
 
 
@@ -310,7 +281,7 @@ def _cells(row: dict) -> list:
     def took(name):
         return seconds(row[name]), row[name]
 
-    same = share("same") if row["n"] > 1 else ("yes" if row["same"] else "no", row["same"])
+    same = share("same") if row["n"] > 1 else (say("sweep_yes" if row["same"] else "sweep_no"), row["same"])
     counts = [(f"{row[name]:,.0f}", row[name]) for name in ("visual", "layer_mean")]
     times = [took("first_token"), share("first_of_full"), took("total"), share("total_of_full")]
     kl = f"{row['kl']:.4f}" if row["kl"] >= LEAST else f"< {LEAST}" if row["kl"] else "0"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from demo import chart, fronts, look, table
+from demo import chart, fronts, look, table, words
 from demo import results as results_tab
 from demo import sweep as sweep_tab
 from demo.examples import read_examples
@@ -187,6 +187,7 @@ def served(llava, folder, limit=60.0):
     listed = read_examples(folder)
     gr.set_static_paths([folder.resolve(), chart.PLOTLY])
     with gr.Blocks(analytics_enabled=False) as page:
+        words.dictionary(())
         image = gr.Image(listed[0].image, type="filepath", image_mode=None, height=120, label="Image", elem_id="image")
         question = gr.Textbox(listed[0].question, label="Question")
         with gr.Tab("Sweep"):
