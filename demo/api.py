@@ -20,6 +20,7 @@ from longtail.reducer import REDUCERS, Reducer, make, parse
 
 from . import run
 from .host import Host, longest
+from .words import I18N
 
 LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # the page's
 BEAT = 0.5  # seconds after which a caller who left is noticed
@@ -33,7 +34,11 @@ log = logging.getLogger(__name__)
 
 
 class Blocks(gr.Blocks):
-    """Blocks whose public endpoints say so where a file cannot be used: not uploaded here, or not to be fetched."""
+    """Blocks that speak the visitor's language however they are launched, and whose public endpoints say so where a
+    file cannot be used: not uploaded here, or not to be fetched."""
+
+    def launch(self, *arguments, **options):
+        return super().launch(*arguments, **{"i18n": I18N} | options)
 
     async def preprocess_data(self, block_fn, *inputs, **options):
         try:

@@ -5,6 +5,8 @@ import plotly.graph_objects as go
 
 from longtail.similarity import objective
 
+from .words import say
+
 HEAD, TAIL, QUIET = "#c8501f", "#8a857b", "#7d786e"
 HEAD_FILL, TAIL_FILL = "rgba(200, 80, 31, 0.30)", "rgba(138, 133, 123, 0.28)"
 FONT = {"family": "inherit", "size": 12, "color": QUIET}
@@ -38,8 +40,8 @@ def similarity_curve(curve: dict) -> go.Figure:
             hoverinfo="skip",
         )
     figure.add_vrect(0.5, kept + 0.5, fillcolor=HEAD, opacity=0.08, line_width=0, layer="below")
-    _mark(figure, knee, "dash", f"knee i* = {knee}", 1.17)
-    _mark(figure, kept, "solid", f"kept {kept} of {n}", 1.05)
+    _mark(figure, knee, "dash", say("knee_at", knee), 1.17)
+    _mark(figure, kept, "solid", say("kept_of", kept, n), 1.05)
     figure.update_layout(**_layout(n))
     return figure
 
@@ -62,11 +64,11 @@ def _layout(n: int) -> dict:
         "showlegend": False,
         "hovermode": False,
         "font": FONT,
-        "xaxis": axis | {"title": {"text": "rank of the patch", "font": FONT}, "range": [0, n], "nticks": 5},
-        "yaxis": axis | {"title": {"text": "CLS similarity", "font": FONT}, "rangemode": "tozero", "nticks": 5},
+        "xaxis": axis | {"title": {"text": say("rank_axis"), "font": FONT}, "range": [0, n], "nticks": 5},
+        "yaxis": axis | {"title": {"text": say("similarity_axis"), "font": FONT}, "rangemode": "tozero", "nticks": 5},
         "yaxis2": axis
         | {
-            "title": {"text": "objective f", "font": FONT},
+            "title": {"text": say("objective_axis"), "font": FONT},
             "overlaying": "y",
             "side": "right",
             "rangemode": "tozero",

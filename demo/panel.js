@@ -184,7 +184,7 @@ async function curve() {
   plot.setAttribute('aria-label', word('curve'));
   if (!seen.figure || wanted === figure) return void (figure = wanted);
   figure = wanted;
-  const Plotly = await plotly(), {data, layout} = JSON.parse(wanted)[0];
+  const Plotly = await plotly(), [{data, layout}] = JSON.parse(wanted, (_, it) => typeof it === 'string' ? longtailSpoken(it) : it);
   if (wanted !== figure) return;
   layout.yaxis.type = shared.log ? 'log' : 'linear';
   await Plotly.react(plot, data, layout, CONFIG);

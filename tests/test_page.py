@@ -222,8 +222,8 @@ def test_similarity_figure():
     assert head["y"] + tail["y"][1:] == sorted(curve.similarity.tolist(), reverse=True)
     assert head["x"][-1] == tail["x"][0] == curve.knee
     assert int(np.argmax(objective["y"])) + 1 == curve.knee
-    words = [note["text"] for note in figure["layout"]["annotations"]]
-    assert words == [f"knee i* = {curve.knee}", f"kept {curve.kept} of 6"]
+    notes = [words.english(note["text"]) for note in figure["layout"]["annotations"]]
+    assert notes == [f"knee i* = {curve.knee}", f"kept {curve.kept} of 6"]
     assert [shape["x0"] for shape in figure["layout"]["shapes"] if shape["type"] == "line"] == [curve.knee, curve.kept]
     assert figure["layout"]["yaxis"]["rangemode"] == figure["layout"]["yaxis2"]["rangemode"] == "tozero"
 
