@@ -105,8 +105,9 @@ def _blank(crop, llava) -> run.Parts:
 def changing(page: Page):
     """The event of another model: the one before is unloaded first, the columns start afresh."""
 
-    def change(name, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
+    def change(name, upload, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
         if page.host.name == name:
+            yield {page.asking.message: gr.skip()}
             return
         yield page.update(run.said(say("loading_model", name)))
         try:
@@ -115,9 +116,8 @@ def changing(page: Page):
             parts = run.said(say("loaded", name))
         except Exception as error:
             parts = run.trouble(error)
-        llava = page.host.llava
-        there = {page.model: page.host.name, page.asking.picture: None, page.asking.example: ""}
-        yield there | page.update(parts | _blank(None, llava) | {board.STATUS: prose.status(llava)})
+        parts |= {board.STATUS: prose.status(page.host.llava)}
+        yield {page.model: page.host.name} | afresh(page, upload) | page.update(parts)
 
     return change
 

@@ -146,5 +146,6 @@ def _wire_link(page: Page, blocks: gr.Blocks, tabs: list[gr.Tab]):
 
 def _wire_model(page: Page, runs: list):
     """Another model."""
-    how = LANE | {"api_visibility": "private", "show_progress": "full", "show_progress_on": page.status}
-    page.model.change(events.changing(page), page.model, page.everything(), cancels=runs, **how)
+    how = LANE | RAW | {"api_visibility": "private", "show_progress": "full", "show_progress_on": page.status}
+    inputs, changing = [page.model, page.asking.picture], events.changing(page)
+    page.model.input(changing, inputs, page.everything(), cancels=runs, **how)
