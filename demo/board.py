@@ -8,11 +8,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 
+import numpy as np
 import torch
 from PIL import Image
 
-from longtail import Answer, Reducer, generate
-from longtail.export import Comparison, compared, device_name, medians, picture
+from longtail import REDUCERS, Answer, Reducer, generate, make
+from longtail.export import Comparison, compared, device_name, medians
 from longtail.versus import differences
 
 from . import numbers, panel, prose
@@ -57,22 +58,13 @@ def compare(stop: threading.Event, llava, asked: Asked) -> Iterator[Parts]:
     with torch.inference_mode():
         llava.prompt(asked.image, asked.question)  # what no method could answer is refused here, once
     board = Board(llava, asked, llava.crop(asked.image))
-    yield board.empty()
-    if asked.repeat > 1:
-        yield said(say("warming", type(next(iter(asked.columns.values()))).__name__))
-        for _ in board.ask(stop, next(iter(asked.columns))):
-            pass
-    for turn in range(asked.repeat):
+    news = board.empty()
+    for turn in range(int(asked.repeat == 1), asked.repeat + 1):  # round 0 warms up, and is not counted
         order = [column for column in asked.columns if column not in board.refused]
         random.shuffle(order)
         for place, column in enumerate(order, 1):
-            name, of = type(asked.columns[column]).__name__, len(order)
-            doing = (
-                say("measuring", turn + 1, asked.repeat, name)
-                if asked.repeat > 1
-                else say("answering", name, place, of)
-            )
-            yield said(doing)
+            yield news | said(board.doing(turn, column, place, len(order)))
+            news = {}
             try:
                 for answer in board.ask(stop, column):
                     if asked.repeat == 1 and (parts := board.streaming(column, answer)):
@@ -80,7 +72,8 @@ def compare(stop: threading.Event, llava, asked: Asked) -> Iterator[Parts]:
             except ValueError as error:  # this method's own: the others still answer
                 yield board.refuse(column, error)
                 continue
-            yield board.put(column, answer, (place, of))
+            if turn:
+                yield board.put(column, answer, (place, len(order)))
             if answer.finished == "stopped":
                 return
     yield board.ending()
@@ -104,8 +97,15 @@ class Board:
         """The columns before the first answer."""
         parts = {CONDITIONS: say("side_by_side"), OVERLAPS: "", RESULT: None}
         for column in self.asked.columns:
-            parts |= blank(column, self.crop, self.llava.grid)
+            parts |= blank(column, self.llava.grid)
         return parts
+
+    def doing(self, turn: int, column: int, place: int, of: int) -> str:
+        """What is going on, in words."""
+        name = type(self.asked.columns[column]).__name__
+        if self.asked.repeat == 1:
+            return say("answering", name, place, of)
+        return say("measuring", turn, self.asked.repeat, name) if turn else say("warming", name)
 
     def ask(self, stop: threading.Event, column: int) -> Iterator[Answer]:
         """The engine's answers of one column."""
@@ -201,7 +201,7 @@ def standing(result: Result, sheet: Sheet) -> Parts:
     longest = max(record["seconds"]["total"] for record in records.values())
     parts = {OVERLAPS: numbers.overlaps(records), RESULT: result}
     for column, record in records.items():
-        parts |= words(column, record, reference)
+        parts |= words(column, record, reference) | {(column, "readings"): readings(record)}
         parts[column, "numbers"] = numbers.table(record, longest, sheet.line(record))
     return parts
 
@@ -221,15 +221,23 @@ def words(column: int, record: dict, reference: dict | None) -> Parts:
     }
 
 
-def blank(column: int, crop: Image.Image | None, grid: tuple[int, int] | None) -> Parts:
-    """A column before its answer: the square the model sees, cut into its patches, and dashes."""
-    views = [{"grid": list(grid), "box": [0, 0, 1, 1]}] if crop else None
+def readings(record: dict) -> str:
+    """How the settings of a record's method count on its curve; nothing where the method does not explain itself."""
+    curve = record["curve"]
+    if not curve or record["method"] not in REDUCERS:
+        return ""
+    reducer = make(record["method"], **record["params"])
+    return prose.readings(reducer.explain(np.array(curve["similarity"]), curve["knee"]))
+
+
+def blank(column: int, grid: tuple[int, int] | None) -> Parts:
+    """A column before its answer: the patches that the model will cut its square into, and dashes."""
     return {
         (column, "by"): say("answer"),
         (column, "answer"): [],
         (column, "turns"): "",
         (column, "refusal"): "",
-        (column, "picture"): crop and picture(crop),
-        (column, "panel"): panel.blank(views),
+        (column, "readings"): "",
+        (column, "panel"): panel.blank(grid and [{"grid": list(grid), "box": [0, 0, 1, 1]}]),
         (column, "numbers"): numbers.table(None),
     }

@@ -6,6 +6,7 @@ import gradio as gr
 
 from longtail import REDUCERS, Reducer, make
 from longtail.export import picture
+from longtail.reducer import spec
 
 from . import arithmetic, board, export, link, panel, prose, run
 from .controls import chosen
@@ -21,9 +22,8 @@ def asking(page: Page, mode: str):
     """The event of a button: what the page holds, made into a comparison."""
 
     def produce(stop, upload, budget, question, new, temperature, seed, repeats, model, gpu, width, before, *lanes):
-        needs = _needs(upload, question)
-        yield needs
-        if any(needs.values()):
+        if needs := _needs(upload, question):
+            yield needs
             return
         llava = page.host.ready()
         if mode == "follow" and not (before and before.answers):
@@ -46,11 +46,9 @@ def asking(page: Page, mode: str):
 
 
 def _needs(upload, question) -> run.Parts:
-    """What each field lacks, said under it."""
-    return {
-        run.NEED_IMAGE: "" if upload else say("need_image"),
-        run.NEED_QUESTION: "" if (question or "").strip() else say("need_question"),
-    }
+    """What fields lack, said under each."""
+    needs = {} if upload else {run.NEED_IMAGE: say("need_image")}
+    return needs | ({} if (question or "").strip() else {run.NEED_QUESTION: say("need_question")})
 
 
 def by_hand(page: Page, values, marked: list[int]) -> dict:
@@ -98,7 +96,7 @@ def _blank(crop, llava) -> run.Parts:
     parts = {board.CONDITIONS: say("side_by_side"), board.OVERLAPS: "", board.RESULT: None}
     parts |= {run.NEED_IMAGE: "", run.NEED_QUESTION: ""}
     for column in range(COLUMNS):
-        parts |= board.blank(column, crop, llava and llava.grid)
+        parts |= board.blank(column, llava and llava.grid) | {(column, "picture"): crop and picture(crop)}
     return parts
 
 
@@ -186,15 +184,14 @@ def replayed(page: Page, path: str) -> dict:
     """A report in the columns: everything as it was, nothing computed."""
     try:
         result = export.replayed(path)
+        records, crop = result.comparison.records, result.comparison.crop
+        known = [spec(make(r["method"], **r["params"])) if r["method"] in REDUCERS else "Full" for r in records]
+        parts = _blank(None, None) | board.standing(result, arithmetic.Sheet())
     except ValueError as error:
         return page.update(run.trouble(error))
-    records, crop = result.comparison.records, result.comparison.crop
-    parts = _blank(None, None) | board.standing(result, arithmetic.Sheet())
     for column, record in zip(result.columns, records, strict=True):
-        parts[column, "picture"] = picture(crop)
-        parts[column, "panel"] = panel.view(record)
+        parts |= {(column, "picture"): picture(crop), (column, "panel"): panel.view(record)}
     parts |= run.said(say("replayed", Path(path).name)) | {board.CONDITIONS: prose.escape(result.comparison.conditions)}
-    known = [record["method"] if record["method"] in REDUCERS else "Full" for record in records]
     asked = {page.asking.question: records[0]["question"], page.asking.picture: None, page.asking.example: ""}
     return page.set(Lanes.of(known)) | page.update(parts) | asked | {page.asking.truth: ""}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from longtail import REDUCERS, cost, open_image
+from longtail.export import picture
 
 from . import arithmetic, board, chart, controls, export, numbers, panel, prose
 from .examples import Example, cards
@@ -66,7 +67,6 @@ class Column:
     remove: gr.Button
     method: gr.Dropdown
     settings: gr.JSON  # {method: {parameter: value}}, kept by the browser
-    readings: gr.HTML  # how the settings count on this image
     save: gr.Button
     redraw: gr.Number  # raised when settings come from elsewhere than the controls
     parts: dict[str, gr.components.Component]  # what a run fills in
@@ -160,7 +160,7 @@ def column(page: gr.Blocks, llava, index: int, scenes: list[Example]) -> Column:
     """A column, its controls made from its method's parameters."""
     name = FIRST[index] if index < len(FIRST) and FIRST[index] in REDUCERS else next(iter(REDUCERS))
     crop = llava.crop(open_image(scenes[0].image)) if scenes and llava else None
-    start = {part: value for (_, part), value in board.blank(index, crop, llava.grid if llava else None).items()}
+    start = {part: value for (_, part), value in board.blank(index, llava and llava.grid).items()}
     with gr.Column(visible=index < FEWEST, elem_id=f"column-{index + 1}", elem_classes="lane", min_width=0) as box:
         with gr.Row(elem_classes="head"):
             method = gr.Dropdown(
@@ -186,14 +186,15 @@ def column(page: gr.Blocks, llava, index: int, scenes: list[Example]) -> Column:
 
             readings = gr.HTML("", elem_classes="readings", js_on_load=None)
         parts = {
+            "readings": readings,
             "by": gr.HTML(start["by"], html_template=TEXT, elem_classes="by", js_on_load=None),
             "turns": gr.HTML("", html_template="<dl>${value}</dl>", elem_classes="turns", js_on_load=None),
             "answer": gr.HTML([], html_template=ANSWER, elem_classes="answer", js_on_load=prose.LIVE),
             "refusal": gr.HTML("", html_template=TEXT, elem_classes="refusal", js_on_load=prose.ALERT),
-            "panel": panel.panel(index, start["panel"], start["picture"]),
+            "panel": panel.panel(index, start["panel"], crop and picture(crop)),
             "numbers": gr.HTML(numbers.table(None), elem_classes="numbers", js_on_load=None),
         }
-    return Column(index, box, remove, method, settings, readings, save, redraw, parts)
+    return Column(index, box, remove, method, settings, save, redraw, parts)
 
 
 def _buttons() -> tuple[gr.Button, ...]:

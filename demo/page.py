@@ -110,9 +110,9 @@ def _wire_columns(page: Page):
         button.click(partial(events.preset, page, key), None, [*setting, bar.budget], **QUICK)
     for column in page.columns:
         column.remove.click(partial(events.removed, page, column.index), lanes, setting, **QUICK)
-        changes = [column.settings.change, column.method.change, page.result.change]
+        changes = [column.settings.change, column.method.change]
         inputs = [column.method, column.settings, page.result]
-        gr.on(changes, partial(events.readings, column.index), inputs, column.readings, **QUICK)
+        gr.on(changes, partial(events.readings, column.index), inputs, column.parts["readings"], **QUICK)
 
 
 def _wire_files(page: Page, runs: list):

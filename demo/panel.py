@@ -56,7 +56,7 @@ def view(record: dict) -> str:
             "order": record["order"],
             "similarity": curve and curve["similarity"],
             "objective": curve and objective(np.array(curve["similarity"])).round(4).tolist(),
-            "figure": curve and json.loads(figures.similarity_curve(curve).to_json()),
+            "figure": curve and figures.similarity_curve(curve),
         }
     )
 

@@ -63,4 +63,6 @@ def readings(counted: list[tuple[str, str, int]], instead: str = "") -> str:
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(formula)}</td><td>{number:,}</td></tr>'
         for name, formula, number in counted
     )
+    if not rows and not instead:
+        return ""
     return f"<h4>{say('readings')}</h4>" + (f"<table><tbody>{rows}</tbody></table>" if rows else f"<p>{instead}</p>")
