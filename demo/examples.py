@@ -12,16 +12,17 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 
-CARD = """<button type="button" data-example="{index}" aria-pressed="{pressed}" title="{note}">
+CARD = """<button type="button" data-example="{index}" data-name="{name}" aria-pressed="{pressed}" title="{note}">
 <img src="{thumbnail}" alt="" width="96" height="96"><span>{question}</span></button>"""
 
 SCRIPT = """
 element.addEventListener('click', event => {
   const card = event.target.closest('[data-example]');
   if (!card) return;
-  element.querySelectorAll('[data-example]').forEach(each => each.setAttribute('aria-pressed', each === card));
   trigger('pick', {index: Number(card.dataset.example)});
 });"""
+PRESSED = """name => { for (const card of document.querySelectorAll('[data-example]'))
+  card.setAttribute('aria-pressed', card.dataset.name === name); }"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def cards(examples: list[Example]) -> gr.HTML:
     shown = "".join(
         CARD.format(
             index=i,
+            name=html.escape(example.name),
             pressed=str(i == 0).lower(),
             note=html.escape(example.note),
             question=html.escape(example.question),

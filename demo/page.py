@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from . import about, api, chart, events, export, layout, link, prose, results, sweep
-from .examples import EXAMPLES, read_examples
+from .examples import EXAMPLES, PRESSED, read_examples
 from .host import Host
 from .layout import QUICK
 from .parts import Page
@@ -98,6 +98,7 @@ def _wire_inputs(page: Page, picks: gr.HTML, runs: list):
     picks.pick(pick, None, everything, **end)
     asking.clear.click(lambda: {question: "", picture: None} | new(None), None, everything, **end)
     gr.on([picture.upload, picture.clear], new, picture, everything, **RAW, **end)
+    example.change(None, example, None, js=PRESSED, **QUICK)
     question.input(lambda: ("", ""), None, [truth, asking.need_question], **QUICK)
 
 
