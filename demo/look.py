@@ -4,6 +4,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from .words import I18N
+
 SANS = ["-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
@@ -89,6 +91,7 @@ def launching(share: bool = False) -> dict:
     """Settings of `launch()`: nothing leaves the machine, nothing of a visitor is kept or shown to another."""
     return {
         "theme": theme(),
+        "i18n": I18N,
         "css_paths": sorted(Path(__file__).parent.glob("*.css")),
         "show_error": False,
         "max_file_size": "10mb",

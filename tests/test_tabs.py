@@ -352,8 +352,8 @@ def test_parameters_follow_the_methods_and_values_the_parameter(visit):
 
 
 def test_a_sweep_has_a_limit_of_time(llava, scenes, visit, monkeypatch):
-    slowly(monkeypatch, 0.3)
-    with served(llava, scenes, limit=0.1) as address:
+    slowly(monkeypatch, 0.5)
+    with served(llava, scenes, limit=0.4) as address:
         tab = visit(address=address)
         press(tab, "Sweep")
         says(tab, "Ended after")
