@@ -642,13 +642,12 @@ def test_chinese(visit):
 
 
 def picture_readme():
-    """Picture the page on the bundled model: wide, dark, narrow, four methods, a sweep, the results."""
+    """Picture the page on the bundled model: light and dark, four methods, a sweep, the results."""
     with served(longtail.load("tiny"), examples.EXAMPLES) as url, chromium() as browser:
         leaders = "&".join(f"m={name}" for name in presets.PRESETS["preset_leaders"][0])
         scenes = {
             "page-1440": (1440, "light", "example=small-word"),
             "page-1440-dark": (1440, "dark", "example=seven-objects"),
-            "page-390": (390, "light", "example=seven-objects"),
             "leaders-1440": (1440, "light", f"example=seven-objects&budget=64&{leaders}"),
             "sweep-1440": (1440, "light", "example=seven-objects&tab=sweep"),
             "results-1440": (1440, "light", "tab=results"),

@@ -33,8 +33,10 @@ def test_files_it_names_exist():
 
 def test_the_house_is_drawn_as_it_stands():
     house = README.split("## The house")[1].split("```")[1]
-    modules = {p.name for p in (ROOT / "longtail").glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert modules == {name for name in re.findall(r"^  (\w+\.py)", house, re.M)}
+    for room in ("demo", "longtail"):
+        modules = {p.name for p in (ROOT / room).glob("*.py")} - {"__init__.py", "__main__.py"}
+        listed = re.search(rf"^{room}/\n((?:  .*\n)+)", house, re.M)[1]
+        assert modules == set(re.findall(r"^  (\w+\.py)", listed, re.M)), room
 
 
 def test_top_level_is_exactly_what_the_design_names():
