@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from html import escape
 
 import gradio as gr
@@ -39,6 +40,16 @@ class Blocks(gr.Blocks):
 
     def launch(self, *arguments, **options):
         return super().launch(*arguments, **{"i18n": I18N} | options)
+
+    @cached_property
+    def rendering(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    async def call_function(self, block_fn, *inputs, **options):
+        if getattr(block_fn, "renderable", None) is None:
+            return await super().call_function(block_fn, *inputs, **options)
+        async with self.rendering:  # Gradio walks through a visitor's components while another render adds to them
+            return await super().call_function(block_fn, *inputs, **options)
 
     async def preprocess_data(self, block_fn, *inputs, **options):
         try:

@@ -309,8 +309,11 @@ def test_measure_shows_medians_and_their_spread(visit, monkeypatch):
     tab = visit()
     tab.locator("#more > button").click()
     repeats = tab.get_by_label("number input for repeats of Measure")
+    expect(repeats).to_have_value("5")
+    tab.wait_for_timeout(500)  # a closed accordion's fields settle once it is open
     repeats.fill("2")
     repeats.press("Tab")
+    tab.wait_for_function("location.search.includes('repeats=2')")
     press(tab, "Measure")
     says(tab, "Done")
     expect(tab.locator("#conditions")).to_contain_text("median (least to most) of 2")
