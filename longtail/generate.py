@@ -60,6 +60,7 @@ class Answer:
     dtype: str
     reducer: Reducer
     question: str
+    preface: str  # text before the image
     history: tuple[tuple[str, str], ...]  # the questions before this one, each with its answer
     text: str
     token_ids: tuple[int, ...]
@@ -95,12 +96,14 @@ class Answer:
         return self.reduced[0].curve if self.reduced else None
 
     def record(self) -> dict:
-        """This answer as plain JSON values. `keep` and `source` count patches and tokens through all `views`."""
+        """This answer as plain JSON values. `keep` and `source` count patches and tokens through all `views`; `curve`
+        and `order` are the first view's, `tile_curves` those of the others."""
         curve, views = self.curve, self.reduced
         return {
             "model": self.model,
             "method": self.method,
             "params": dataclasses.asdict(self.reducer),
+            "preface": self.preface,
             "history": [list(turn) for turn in self.history],
             "question": self.question,
             "answer": self.text,
@@ -109,8 +112,11 @@ class Answer:
             "seconds": dataclasses.asdict(self.seconds),
             "reused": list(self.reused),
             "memory": self.memory,
-            "curve": curve and {"knee": curve.knee, "kept": curve.kept, "similarity": curve.similarity.tolist()},
+            "curve": curve and curve.record(),
             "order": curve and curve.order.tolist(),
+            "tile_curves": [
+                view.curve and view.curve.record() | {"order": view.curve.order.tolist()} for view in views[1:]
+            ],
             "views": [{"grid": list(view.grid), "box": list(view.box)} for view in self.visual],
             "keep": _through([view.keep for view in views], [len(view.source) for view in views]),
             "source": _through([view.source for view in views], [len(view.keep) for view in views]),
@@ -208,10 +214,12 @@ def generate(
     history: Sequence[tuple[str, str]] = (),
     seen: Seen | None = None,
     shared: Seen | None = None,
+    preface: str = "",
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
-    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work.
+    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work;
+    `preface` is text before the image.
     A follow-up takes `history` (`Answer.turns`), which the model reads before the question, and `seen` (`Answer.seen`):
     the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
     image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
@@ -221,7 +229,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    run = _Run(llava, reducer, question, history, sampling, Clock(llava.device, stop, time_limit))
+    run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit))
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
@@ -253,14 +261,15 @@ def compare(
     reducers: list[Reducer],
     history: Sequence[tuple[str, str]] = (),
     seen: Seen | None = None,
+    preface: str = "",
     **options,
 ) -> list[Answer]:
     """The last answer of each reducer, same arguments. The tower runs once for all that do not act inside it, not at
     all where `seen` serves them; its one measured time then stands in each of their `seconds`."""
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
-    clock, options = Clock(llava.device), options | {"history": history, "seen": seen}
-    shared = look(llava, image, question, layers, clock, history=history, before=seen) if outside else None
+    clock, options = Clock(llava.device), options | {"history": history, "seen": seen, "preface": preface}
+    shared = look(llava, image, question, layers, clock, None, history, seen, preface) if outside else None
     return [
         answer(llava, image, question, reducer, shared=None if "trim" in reducer.active() else shared, **options)
         for reducer in reducers
@@ -274,6 +283,7 @@ class _Run:
     llava: Llava
     reducer: Reducer
     question: str
+    preface: str
     history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
@@ -326,6 +336,7 @@ class _Run:
             dtype=str(self.llava.dtype).removeprefix("torch."),
             reducer=self.reducer,
             question=self.question,
+            preface=self.preface,
             history=tuple(map(tuple, self.history)),
             text=self.text,
             token_ids=tuple(self.ids),
@@ -349,7 +360,7 @@ class _Run:
     def _look(self, image, before: Seen | None) -> Seen:
         inside = self.reducer if "trim" in self.reducer.active() else None
         asked = self.llava, image, self.question, self.reducer.layers_read()
-        return look(*asked, self.clock, inside, self.history, before)
+        return look(*asked, self.clock, inside, self.history, before, self.preface)
 
     def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
         reduced = self.reducer.reduce(visual)

@@ -123,6 +123,7 @@ def record_of(role, source, span=(0, 0), lost=(), recycled=(), steps=((0, 0),), 
     """As much of a record as a picture needs."""
     return {
         **{"role": list(role), "source": list(source), "visual_span": list(span), "lost": list(lost)},
+        "positions": list(range(*span)),
         **{"recycled": [list(pair) for pair in recycled], "steps": [list(step) for step in steps]},
         **{"keep": list(keep), "views": list(views), "method": "Full", "answer": "", "curve": None, "order": None},
     }
@@ -141,8 +142,8 @@ def test_states_follow_the_source():
     assert [late.states(step)[1] for step in range(3)] == ["kept", "kept", "evicted"]
     both = draw.fates(pruned(recycled=[(5, 6)]))
     assert both.states().tolist() == ["merged", "kept", "merged", "dropped"] and both.group.tolist() == [1, 1, 1, -1]
-    assert draw.given_up([3, 0, 6, 5, 7], (), (5, 7)) == ([0, 1], [])
-    assert draw.given_up([9], [(5, 6), (6, 9), (7, 8)], (5, 9)) == ([0, 1], [2]), "lost with what spoke for them"
+    assert draw.given_up([3, 0, 6, 5, 7], (), [5, 6]) == ([0, 1], [])
+    assert draw.given_up([9], [(5, 6), (6, 9), (7, 8)], [5, 6, 7, 8]) == ([0, 1], [2]), "lost with what spoke for them"
 
 
 def test_masked_picture():

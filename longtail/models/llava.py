@@ -67,14 +67,21 @@ class Llava:
 
     # ---- prompt
 
-    def prompt(self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = ()) -> Prompt:
+    def prompt(
+        self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = (), preface: str = ""
+    ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
+
+        `preface` stands before the image, in a line of its own.
 
         Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
         """
-        _refuse_what_cannot_be_asked(question, history)
+        _refuse_what_cannot_be_asked(question, history, preface)
         *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
         text = self.processor.apply_chat_template(_messages([*before, question]), add_generation_prompt=True)
+        if preface:
+            image_token = self.processor.image_token
+            text = text.replace(image_token, f"{self._inert(preface)}\n{image_token}", 1)
         inputs = self.processor(images=image, text=text, return_tensors="pt")
         ids = inputs["input_ids"][0]
         preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
@@ -241,7 +248,7 @@ def _messages(texts: list[str]) -> list[dict]:
     return messages
 
 
-def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]]):
+def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]], preface: str):
     """ValueError where a question is empty, there is too much text, or an earlier turn is no question and answer."""
     for turn in history:
         if not isinstance(turn, tuple | list) or [type(text) for text in turn] != [str, str]:
@@ -252,11 +259,11 @@ def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str
         raise ValueError(
             f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
         )
-    whole = len(question) + sum(len(text) for turn in history for text in turn)
+    whole = len(question) + len(preface) + sum(len(text) for turn in history for text in turn)
     if whole > MAX_QUESTION:
         raise ValueError(
             f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
-            "ask with fewer turns before it"
+            "ask with fewer turns, or less text, before it"
         )
 
 
