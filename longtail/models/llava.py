@@ -72,9 +72,7 @@ class Llava:
     ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
 
-        `preface` stands before the image, in a line of its own.
-
-        Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
+        `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
         """
         _refuse_what_cannot_be_asked(question, history, preface)
         *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
@@ -105,6 +103,10 @@ class Llava:
         """The square the model sees, at its own resolution: what masks are drawn on."""
         pixels = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
         return Image.fromarray(pixels["pixel_values"][0].transpose(1, 2, 0).round().clip(0, 255).astype("uint8"))
+
+    def views(self, size: tuple[int, int]) -> list[dict]:
+        """Grid of patches, and place in the crop, of each view of an image of that width and height."""
+        return [{"grid": list(view.grid), "box": list(view.box)} for view in self.layout(size).views]
 
     def room(self) -> int:
         """Positions the language model was trained for."""
