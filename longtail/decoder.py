@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import Cache
 
 from .cache import HeadLedger, Ledger, SlotLayer
 from .reducer import Reducer
-from .tokens import CacheView, Prefill, Survivors
+from .tokens import CacheView, Prefill, Spliced, Survivors
 
 
 @dataclass
@@ -22,32 +23,33 @@ class Decoder:
     reducer: Reducer
     prompt: int = 0
     unpruned: int = 0
-    span: tuple[int, int] = (0, 0)  # first visual position and the one after the last
+    image: Spliced | None = None  # what stood in the prompt as it was read
+    visual: Tensor | None = None  # [prompt + 1] bool: visual positions; the last, False, is for all others
     ledgers: list[Ledger] = field(default_factory=list)  # one a decoder layer; the same until a layer drops entries
     cache: Cache | None = None
     entered: list[int] = field(default_factory=list)  # visual tokens entering each layer at prefill
     gone: list[Tensor] = field(default_factory=list)  # true positions dropped or evicted, oldest first
     recycled: dict[int, int] = field(default_factory=dict)  # true position -> that of the entry that speaks for it
-    embeddings: Tensor | None = None  # [prompt, D] what entered layer 0
 
     def __post_init__(self):
         self.moments = set(self.reducer.active())
         self.scores_with = self.reducer.scores_with if self.moments & {"drop", "evict"} else None
         self.per_head = self.scores_with in ("attention", "window")
 
-    def prefill(self, hidden: Tensor, span: tuple[int, int], unpruned: int, new: int, clock) -> Tensor:
-        """Read the prompt `hidden` [T, D]; returns the logits [V] after its last position.
+    def prefill(self, image: Spliced, unpruned: int, new: int, clock) -> Tensor:
+        """Read a prompt; returns the logits [V] after its last position.
 
-        `span`: where its visual tokens stand; `unpruned`: its length had every patch stayed; `new`: tokens to come.
+        `unpruned`: its length had every patch stayed; `new`: tokens to come.
         """
-        self.prompt, self.unpruned, self.span, self.embeddings = len(hidden), unpruned, span, hidden
+        hidden, self.image, self.visual = image.embeddings, image, functional.pad(image.visual, (0, 1))
+        self.prompt, self.unpruned = len(hidden), unpruned
         slots = self.reducer.slots(self.prompt, unpruned, new)
         clock.lap("prefill")
         ledger = Ledger(hidden, max(slots, len(hidden)), "embeddings" if self.scores_with == "embeddings" else None)
         clock.lap("method")
         self.ledgers = [ledger] * len(self.model.decoder_layers)
         self.cache = Cache(layers=[SlotLayer(ledger) for ledger in self.ledgers])
-        angles, visual, last = ledger.position[: ledger.used], span[1] - span[0], None
+        angles, visual, last = ledger.position[: ledger.used], image.count, None
         rotary = self.model.rotary(hidden, angles)
         for i, layer in enumerate(self.model.decoder_layers):
             clock.between()
@@ -174,7 +176,8 @@ class Decoder:
             self.ledgers[i] = self.cache.layers[i].ledger = ledger
 
     def _visual(self, position: Tensor) -> Tensor:
-        return (self.span[0] <= position) & (position < self.span[1])
+        """Which true positions are visual; -1, of a free slot, is none."""
+        return self.visual[position.clamp_max(self.prompt)]
 
     def _prefill_view(self, index: int, hidden: Tensor, ledger: Ledger, here, last) -> Prefill:
         position = ledger.position[: ledger.used]
@@ -186,9 +189,10 @@ class Decoder:
             prompt=self.prompt,
             unpruned=self.unpruned,
             text=self._text(),
-            embeddings=self.embeddings,
-            span=self.span,
-            grid=self.model.grid,
+            embeddings=self.image.embeddings,
+            span=self.image.span,
+            views=self.image.views,
+            raster=self.image.raster[position],
             score=None if ledger.score is None else ledger.score[: ledger.used],
             this=here,
             last=last,
@@ -207,7 +211,8 @@ class Decoder:
             prompt=self.prompt,
             unpruned=self.unpruned,
             text=self._text(),
+            views=self.image.views,
         )
 
     def _text(self) -> int:
-        return self.prompt - (self.span[1] - self.span[0])
+        return self.prompt - self.image.count

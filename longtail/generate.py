@@ -23,7 +23,8 @@ from .tokens import Curve, Reduced, VisualTokens
 class Tokens:
     """Counts. `prompt`: text and visual tokens that enter the language model; `generated`: ids produced, the end
     token included; `kv_entries`: live entries of a layer (mean over layers); `kv_bytes`: bytes of all live entries;
-    `layers`: visual tokens entering each decoder layer at prefill; `layer_mean`: their mean."""
+    `layers`: visual tokens entering each decoder layer at prefill; `layer_mean`: their mean; `newlines`: that stand
+    between rows of LLaVA-1.6's tiles, among the text of `prompt`."""
 
     patches: int
     visual: int
@@ -33,6 +34,7 @@ class Tokens:
     kv_bytes: int
     layer_mean: float
     layers: tuple[int, ...] = ()
+    newlines: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Answer:
     memory: int  # peak bytes: allocated on a GPU since the start of this answer; resident in this process on a CPU
     visual: tuple[VisualTokens, ...]
     reduced: tuple[Reduced, ...]
-    visual_span: tuple[int, int]  # positions of the visual tokens in the prompt
+    visual_span: tuple[int, int]  # the image's first position in the prompt and the one after its last
+    positions: tuple[int, ...]  # of the visual tokens in the prompt, in the order of `keep`
     lost: tuple[int, ...]  # true positions the language model gave up, oldest first
     recycled: tuple[tuple[int, int], ...]  # true positions it merged, each with that of the entry that speaks for it
     steps: tuple[tuple[int, int], ...]  # after each token: characters of the text, entries of `lost` that were gone
@@ -113,6 +116,7 @@ class Answer:
             "source": _through([view.source for view in views], [len(view.keep) for view in views]),
             "role": [role for view in views for role in view.role.tolist()],
             "visual_span": list(self.visual_span),
+            "positions": list(self.positions),
             "lost": list(self.lost),
             "recycled": [list(pair) for pair in self.recycled],
             "steps": [list(step) for step in self.steps],
@@ -290,16 +294,16 @@ class _Run:
         self.visual = tuple(visual for visual, _ in seen.views)
         self.reduced = tuple(self._reduce(visual, trimmed) for visual, trimmed in seen.views)
         self.clock.lap("method")
-        hidden, span = self.llava.splice(seen.prompt, self.reduced)
-        if len(hidden) + new > self.llava.room():
+        spliced = self.llava.splice(seen.prompt, self.reduced)
+        length = len(spliced.embeddings)
+        if length + new > self.llava.room():
             remedy = "ask with fewer turns before it" if self.history else "ask a shorter question"
             raise ValueError(
-                f"{len(hidden)} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
+                f"{length} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
-        unpruned = len(hidden) - (span[1] - span[0]) + sum(len(view.source) for view in self.reduced)
         self.decoder = Decoder(self.llava, self.reducer)
-        logits = self.decoder.prefill(hidden, span, unpruned, new, self.clock)
+        logits = self.decoder.prefill(spliced, len(seen.prompt.ids), new, self.clock)
         self.first_logits = logits.float().cpu()
         return logits
 
@@ -330,7 +334,8 @@ class _Run:
             memory=_peak_memory(self.llava.device),
             visual=self.visual,
             reduced=self.reduced,
-            visual_span=self.decoder.span if read else (0, 0),
+            visual_span=self.decoder.image.span if read else (0, 0),
+            positions=tuple(self.decoder.image.positions.tolist()) if read else (),
             lost=lost,
             recycled=tuple(sorted(self.decoder.recycled.items())) if read else (),
             steps=tuple(self.steps),
@@ -360,9 +365,9 @@ class _Run:
         if not read:
             return Tokens(patches, visual, 0, 0, 0, 0, visual)
         d = self.decoder
-        return Tokens(
-            patches, visual, d.prompt, len(self.ids), d.entries(), d.bytes(), d.layer_mean(), tuple(d.entered)
-        )
+        first, after = d.image.span
+        counts = d.prompt, len(self.ids), d.entries(), d.bytes(), d.layer_mean(), tuple(d.entered)
+        return Tokens(patches, visual, *counts, after - first - d.image.count)
 
 
 def _through(indices: list[Tensor], sizes: list[int]) -> list[int]:

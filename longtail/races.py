@@ -197,6 +197,7 @@ class Slots:
         ledger = self.ledger
         position, score = ledger.position[:, : ledger.used], ledger.score[:, : ledger.used]
         lengths = {"seen": ledger.seen, "prompt": self.prompt, "unpruned": self.prompt, "text": TEXT}
+        lengths["views"] = (self.prompt - TEXT,)
         ledger.give_up(self.reducer.evict(CacheView(0, ledger.count, position, position, score, **lengths)))
 
     def held(self) -> Tensor:

@@ -77,6 +77,10 @@ class VisualTokens:
     question: Question | None = None
     preamble: Question | None = None  # the text before the image, which never holds the question
     box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, width, height of this view in the model's crop
+    region: tuple[float, float, float, float] = (0, 0, 1, 1)  # of the image that this view shows
+    tile: tuple[int, int] = (0, 0)  # its number, from 1, among how many tiles; 0: the whole image
+    among: tuple[int, int] = (0, 0)  # its first patch, and how many there are, counted through all views
+    whole: "VisualTokens | None" = None  # the view of the whole image, where this is a tile of it
 
     def layer(self, index: int) -> TowerLayer:
         """Tower layer `index`, counted as in a 24-layer tower. Raises ValueError unless `layers_read()` named it."""
@@ -213,6 +217,23 @@ class DecoderLayer:
 
 
 @dataclass(frozen=True, eq=False)
+class Spliced:
+    """A prompt as the language model reads it: text, and between it what stands for the image."""
+
+    embeddings: Tensor  # [T, D]
+    span: tuple[int, int]  # the image's first position and the one after its last, newlines between rows included
+    positions: Tensor  # [M] of each visual token, view after view; on the host
+    visual: Tensor  # [T] bool; newlines are none
+    raster: Tensor  # [T, 2] row and column, in its view, of the patch each position stands on; -1 for none
+    views: tuple[int, ...]  # patches of each view
+
+    @property
+    def count(self) -> int:
+        """Visual tokens."""
+        return len(self.positions)
+
+
+@dataclass(frozen=True, eq=False)
 class Prefill:
     """Moment 3: the prompt entering decoder layer `layer`."""
 
@@ -224,8 +245,9 @@ class Prefill:
     unpruned: int  # its length had every patch stayed
     text: int  # text tokens in it
     embeddings: Tensor  # [prompt, D] what entered layer 0
-    span: tuple[int, int]  # where the visual tokens stood in it
-    grid: tuple[int, int]  # rows and columns of patches, of one view
+    span: tuple[int, int]  # where the image stood in it, newlines between rows included, which count as text
+    views: tuple[int, ...]  # patches of each view of the image
+    raster: Tensor  # [T, 2] row and column, in its view, of the patch each entry stands on; -1 for none
     score: Tensor | None  # [T] what each entry has received of what the reducer scores with
     this: DecoderLayer  # the layer entered
     last: DecoderLayer | None  # the layer just run, over the same T entries
@@ -234,6 +256,19 @@ class Prefill:
     def attention(self, rows: Tensor) -> Tensor:
         """Attention weights [H, R, T] of the layer entered, recomputed for those query rows [R] only."""
         return self.this.attention(rows)
+
+    @property
+    def entered(self) -> int:
+        """Visual tokens that entered layer 0."""
+        return self.prompt - self.text
+
+    def across(self, budget: int) -> int:
+        """Visual tokens of all views together where each may keep `budget`."""
+        return across(self.views, budget)
+
+    def behind(self) -> Tensor:
+        """Rows (of the T here) of the text behind the image."""
+        return torch.arange(len(self.hidden) - self.prompt + self.span[1], len(self.hidden), device=self.visual.device)
 
     def entering(self, *layers: int) -> int | None:
         """Which of `layers`, counted as in a 32-layer language model, this is the door of; None for none of them.
@@ -285,6 +320,11 @@ class CacheView:
     prompt: int  # as in Prefill
     unpruned: int
     text: int
+    views: tuple[int, ...]
+
+    def across(self, budget: int) -> int:
+        """As in Prefill."""
+        return across(self.views, budget)
 
     def recent(self, count: int) -> Tensor:
         """Which slots [S] hold one of the last `count` tokens read."""
@@ -293,6 +333,11 @@ class CacheView:
     def lowest(self, count: int, settled: Tensor) -> Tensor:
         """The `count` slots of the lowest score among the `settled` ones [S], the oldest first where scores tie."""
         return lowest(self.score, settled, self.position, count)
+
+
+def across(views: tuple[int, ...], budget: int) -> int:
+    """Tokens of all views of so many patches together, where each may keep `budget`."""
+    return sum(min(budget, patches) for patches in views)
 
 
 def lowest(score: Tensor, settled: Tensor, position: Tensor, count: int) -> Tensor:

@@ -51,6 +51,18 @@ def picture():
     return Image.fromarray(pixels).resize((96, 72), Image.Resampling.BICUBIC)
 
 
+def in_one_view(embeddings: torch.Tensor, span: tuple[int, int], grid: tuple[int, int] | None = None):
+    """A prompt [T, D] whose visual tokens stand at `span`, as those of one view of that grid, a row by default."""
+    from longtail.tokens import Spliced
+
+    place = torch.arange(len(embeddings))
+    visual = (span[0] <= place) & (place < span[1])
+    columns = grid[1] if grid else span[1] - span[0]
+    raster = torch.stack([(place - span[0]) // columns, (place - span[0]) % columns], dim=1)
+    raster[~visual] = -1
+    return Spliced(embeddings, span, place[visual], visual, raster, (span[1] - span[0],))
+
+
 @pytest.fixture
 def visual():
     """Builds VisualTokens of 36 random patches, or of the CLS similarities it is given."""

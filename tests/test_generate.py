@@ -233,7 +233,7 @@ def test_dropping_equals_masking_in_the_later_layers(llava, picture):
                 return stays.nonzero().flatten()
 
     answer = longtail.answer(llava, picture, ASK, Inside(), max_new_tokens=1)
-    hidden, _ = llava.splice(llava.prompt(picture, ASK), list(answer.reduced))
+    hidden = llava.splice(llava.prompt(picture, ASK), list(answer.reduced)).embeddings
     t = len(hidden)
     mask = torch.full((t, t), -torch.inf).triu(1)
     masked = mask.clone()
@@ -264,9 +264,10 @@ def test_holes_that_no_newcomer_has_filled_are_seen_by_nobody(llava, picture):
     assert answers[-1].lost == (6, 7, 9)
     assert answers[-1].tokens.kv_entries == answers[-1].tokens.prompt + 5 - 3
 
-    embeddings, span = llava.splice(llava.prompt(picture, ASK), list(answers[-1].reduced))
+    spliced = llava.splice(llava.prompt(picture, ASK), list(answers[-1].reduced))
+    embeddings = spliced.embeddings
     decoder, cache = Decoder(llava, reducer), DynamicCache(config=llava.model.config.text_config)
-    logits = decoder.prefill(embeddings, span, len(embeddings), 6, Clock(llava.device))
+    logits = decoder.prefill(spliced, len(embeddings), 6, Clock(llava.device))
     model = llava.model.model.language_model
     model(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
     entries = [row.double() for row in embeddings]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import in_one_view
 from torch.nn import functional
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -204,11 +205,16 @@ def reference(llava, embeddings, span, steps, shorten=None, renumber=False, forg
     )
 
 
+def square(span) -> tuple[int, int]:
+    side = math.isqrt(span[1] - span[0])
+    return side, side
+
+
 @torch.inference_mode()
 def ours(llava, embeddings, span, reducer, steps):
     """The same by decoder.py."""
     decoder = Decoder(llava, reducer)
-    logits = [decoder.prefill(embeddings, span, len(embeddings), steps, Clock(llava.device))]
+    logits = [decoder.prefill(in_one_view(embeddings, span, square(span)), len(embeddings), steps, Clock(llava.device))]
     tokens, counts, visible = [], [ledger.count for ledger in decoder.ledgers], []
     for _ in range(steps):
         tokens.append(int(logits[-1].argmax()))
@@ -710,7 +716,8 @@ def test_an_answer_tells_what_became_of_each_visual_token(llava, picture, name, 
     reducer = make(name, **options)
     answer = longtail.answer(llava, picture, QUESTION, reducer, max_new_tokens=6)
     prompt = llava.prompt(picture, QUESTION)
-    embeddings, span = llava.splice(prompt, list(answer.reduced))
+    spliced = llava.splice(prompt, list(answer.reduced))
+    embeddings, span = spliced.embeddings, spliced.span
     got = ours(llava, embeddings, span, reducer, answer.tokens.generated - 1)
     entered = got.decoder.entered
     assert answer.tokens.visual == 36 and answer.tokens.prompt == len(prompt.ids)
@@ -793,14 +800,13 @@ def written(probabilities) -> DecoderLayer:
     )
 
 
-def entering(layer: int, before: int, patches: int, after: int, this=None, last=None, **given) -> Prefill:
+def entering(layer: int, before: int, patches: int, after: int, this=None, last=None, grid=None, **given) -> Prefill:
     length, span = before + patches + after, (before, before + patches)
-    visual = torch.zeros(length, dtype=torch.bool)
-    visual[span[0] : span[1]] = True
+    spliced = in_one_view(torch.zeros(length, 4), span, grid)
     values = dict(
-        layer=layer, depth=32, hidden=torch.zeros(length, 4), visual=visual, prompt=length, unpruned=length,
-        text=before + after, embeddings=torch.zeros(length, 4), span=span, grid=(1, patches), score=None,
-        this=this, last=last, norm=lambda x: x,
+        layer=layer, depth=32, hidden=torch.zeros(length, 4), visual=spliced.visual, prompt=length, unpruned=length,
+        text=before + after, embeddings=torch.zeros(length, 4), span=span, views=(patches,), raster=spliced.raster,
+        score=None, this=this, last=last, norm=lambda x: x,
     )  # fmt: skip
     return Prefill(**values | given)
 
@@ -966,7 +972,9 @@ def cached(score, position=None, seen=None, prompt=8, text=3) -> CacheView:
     score = torch.tensor(score)
     position = torch.arange(score.shape[1]).repeat(len(score), 1) if position is None else torch.tensor(position)
     seen = prompt if seen is None else seen
-    return CacheView(0, int((position[0] >= 0).sum()), position, position > 2, score, seen, prompt, prompt, text)
+    return CacheView(
+        0, int((position[0] >= 0).sum()), position, position > 2, score, seen, prompt, prompt, text, (prompt - text,)
+    )
 
 
 def left(view, slots):

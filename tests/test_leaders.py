@@ -654,7 +654,7 @@ def test_text_guided_methods_ask_for_a_question(name):
 
 @EACH
 def test_reads_no_more_of_the_tower_than_it_needs(name):
-    reads = {"DivPrune": (), "CDPruner": (), "TRIM": ()}.get(name, (22,))
+    reads = {"DivPrune": (), "CDPruner": (), "TRIM": (), "HiRED": (0, 22)}.get(name, (22,))
     assert make(name).layers_read() == reads
     visual = drawn(0) if reads else dataclasses.replace(drawn(0), layers={})
     consistent(make(name).reduce(visual), 36)

@@ -96,9 +96,9 @@ def test_pruned_logits_equal_stock_on_the_same_embeddings(model, picture):
     reducer = longtail.Random(budget=9, seed=5)
     answer = longtail.answer(model, picture, "What is here?", reducer, max_new_tokens=1)
     prompt = model.prompt(picture, "What is here?")
-    embeddings, span = model.splice(prompt, list(answer.reduced))
-    assert span[1] - span[0] == 9 == answer.tokens.visual
-    logits = model.model(inputs_embeds=embeddings[None]).logits[0, -1]
+    spliced = model.splice(prompt, list(answer.reduced))
+    assert spliced.span[1] - spliced.span[0] == 9 == answer.tokens.visual
+    logits = model.model(inputs_embeds=spliced.embeddings[None]).logits[0, -1]
     torch.testing.assert_close(answer.first_logits, logits, rtol=1e-5, atol=1e-5)
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import in_one_view
 from transformers import DynamicCache
 
 import longtail
@@ -79,7 +80,7 @@ def ours(llava, embeddings, span, reducer, steps):
     from longtail.generate import Clock
 
     decoder = Decoder(llava, reducer)
-    logits = [decoder.prefill(embeddings, span, len(embeddings), steps, Clock(llava.device))]
+    logits = [decoder.prefill(in_one_view(embeddings, span), len(embeddings), steps, Clock(llava.device))]
     tokens, visible = [], []
     for _ in range(steps):
         before = decoder.entries()
@@ -96,7 +97,8 @@ def test_agrees_with_the_reference(llava, picture, question, heavy, recent, prot
     prompt = llava.prompt(picture, question)
     with torch.inference_mode():
         seen = longtail.answer(llava, picture, question, longtail.TopK(budget=20), max_new_tokens=1)
-        embeddings, span = llava.splice(prompt, list(seen.reduced))
+        prompt = llava.splice(prompt, list(seen.reduced))
+    embeddings, span = prompt.embeddings, prompt.span
     reducer = LongTail(heavy=heavy, recent=recent, protect_first=protect_first)
     expected = reference(llava, embeddings, heavy, recent, 40, protect_first)
     tokens, logits, gone, visible, decoder = ours(llava, embeddings, span, reducer, 40)

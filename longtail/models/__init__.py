@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from .llava import Llava
+from .llava_next import LlavaNext
 
 TINY = Path(__file__).parents[2] / "assets" / "tiny"
 KNOWN = {
@@ -14,7 +15,7 @@ KNOWN = {
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
     "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
 }
-FAMILIES = {"llava": Llava}  # transformers' model_type -> the room that knows its layout
+FAMILIES = {"llava": Llava, "llava_next": LlavaNext}  # transformers' model_type -> the room that knows its layout
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("none", "int8", "int4")
 

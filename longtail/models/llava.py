@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle
+from itertools import accumulate, chain, cycle
 
 import torch
 from PIL import Image
@@ -18,8 +18,10 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from ..tokens import DecoderLayer, Question, Reduced, TowerLayer, TowerView, VisualTokens, tower_layer
+from ..tokens import DecoderLayer, Question, Reduced, Spliced, VisualTokens
 from .clip import ClipText
+from .layout import Layout
+from .tower import Passed, Tower
 
 MAX_QUESTION = 4000  # characters, all that was said before it included
 
@@ -29,7 +31,8 @@ class Prompt:
     """What one question about one image becomes: token ids [T] on the host, with a run of placeholders, and pixels."""
 
     ids: Tensor
-    pixels: Tensor  # [views, 3, S, S]
+    pixels: Tensor  # [tiles, 3, S, S]
+    layout: Layout  # of the run of placeholders
     question: Question
     preamble: Question  # the text before the image
 
@@ -41,7 +44,8 @@ class Llava:
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
-        self.feature_layer = model.config.vision_feature_layer % (len(self.tower.encoder.layers) + 1)  # reads its input
+        feature_layer = model.config.vision_feature_layer % (len(self.tower.encoder.layers) + 1)
+        self.vision = Tower(self.tower, feature_layer)  # LLaVA reads that layer's input
         self.heads = model.config.text_config.num_attention_heads  # query heads of a decoder layer
         self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
@@ -76,7 +80,15 @@ class Llava:
         preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
         asked = self._question(question, lambda visual: self.clip.relevance(question, visual.features))
         before = self._question(preamble, lambda visual: self.clip.last_relevance(preamble, visual.layer(24).hidden))
-        return Prompt(ids, inputs["pixel_values"].to(self.device, self.dtype), asked, before)
+        return Prompt(ids, self._pixels(inputs).to(self.device, self.dtype), self.layout(image.size), asked, before)
+
+    def _pixels(self, inputs) -> Tensor:
+        """[tiles, 3, S, S] of one image as the processor hands it over."""
+        return inputs["pixel_values"]
+
+    def layout(self, size: tuple[int, int]) -> Layout:
+        """Where the patches of an image of that width and height stand in the prompt."""
+        return Layout.single(self.grid)
 
     def _question(self, text: str, relevance: Callable) -> Question:
         ids = self.processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
@@ -115,77 +127,70 @@ class Llava:
         """The tower, layer by layer, up to the one LLaVA reads: [(VisualTokens, Reduced by trim or None)] per view.
 
         `layers` (counted of 24) are captured; `trim`, if given, acts on the way, with `proportional` attention to what
-        it merged; `between` runs before each layer.
+        it merged; `between` runs before each layer. All views run as one batch, with `trim` one after another.
         """
-        return [self._view(pixels[None], prompt, layers, trim, between, proportional) for pixels in prompt.pixels]
-
-    def _view(self, pixels, prompt, layers, trim, between, proportional):
-        depth, captured, trimmed = len(self.tower.encoder.layers), {}, None
-        hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixels))  # [1, 1+N, D]
-        stop = self.feature_layer
-        last = max([stop, *(tower_layer(layer, depth) for layer in layers)])
-        for i in range(last + 1):  # layer `last` may be read, it is never run
-            captured |= {n: self._capture(i, hidden) for n in layers if tower_layer(n, depth) == i}
-            if i == stop:
-                read = hidden
-            if i == last:
-                break
-            if between:
-                between()
-            hidden, trimmed = self._block(i, hidden, trimmed, trim if i < stop else None, proportional)
-        asked = prompt.question, prompt.preamble
-        return VisualTokens(read[0, 1:], read[0, 0], self.grid, captured, self.projector, *asked), trimmed
-
-    def _block(self, i, hidden, trimmed, trim, proportional):
-        """One tower layer, with `trim` entering it and between its attention and its MLP."""
-        block = self.tower.encoder.layers[i]
+        views, tiles = prompt.layout.views, [view.tile for view in prompt.layout.views]
         if trim is None:
-            return block(hidden, attention_mask=None), trimmed
-        entered, trimmed = self._trim(trim, "entering", i, hidden, hidden, trimmed, None)
-        bias = _log_size(trimmed, entered) if proportional and trimmed else None
-        hidden = entered + block.self_attn(block.layer_norm1(entered), attention_mask=bias)[0]
-        hidden, trimmed = self._trim(trim, "between", i, hidden, entered, trimmed, bias)
-        return hidden + block.mlp(block.layer_norm2(hidden)), trimmed
+            ways = self.vision.run(prompt.pixels[tiles], [view.patches for view in views], layers, between)
+        else:
+            how = layers, between, trim, proportional
+            ways = [self.vision.trim(prompt.pixels[[v.tile]], v.patches, v.grid, *how) for v in views]
+        return self._beside(ways, prompt)
 
-    def _trim(self, trim, place, i, hidden, read, trimmed, bias):
-        """What `trim` makes of the states `hidden`, in or before the layer that reads `read`."""
-        block = self.tower.encoder.layers[i]
-        view = TowerView(
-            index=i,
-            depth=len(self.tower.encoder.layers),
-            running=self.feature_layer,
-            place=place,
-            visual=VisualTokens(hidden[0, 1:], hidden[0, 0], self.grid),
-            read=lambda: self._capture(i, read),
-            value=lambda: block.self_attn.v_proj(block.layer_norm1(read))[0],
-            attention=lambda rows: _tower_attention(block, read, rows, bias),
-            before=trimmed,
-        )
-        reduced = trim(view)
-        if reduced is None:
-            return hidden, trimmed
-        hidden = torch.cat([hidden[:, :1], reduced.features[None]], dim=1)
-        return hidden, reduced if trimmed is None else trimmed.then(reduced)
-
-    def _capture(self, i, hidden) -> TowerLayer:
-        """What layer `i` reads and makes of it; behind the last layer, its output alone."""
-        blocks = self.tower.encoder.layers
-        if i == len(blocks):
-            return TowerLayer(hidden[0], hidden[0, :0], hidden[0, :0], blocks[-1].self_attn.num_heads)
-        attention, normed = blocks[i].self_attn, blocks[i].layer_norm1(hidden)
-        query, key = attention.q_proj(normed[:, :1])[0], attention.k_proj(normed)[0]
-        return TowerLayer(hidden[0], query, key, attention.num_heads)
+    def _beside(self, ways: list[Passed], prompt: Prompt) -> list[tuple[VisualTokens, Reduced | None]]:
+        """What reducers see of each view, and where it stands among the others."""
+        layout, made, whole = prompt.layout, [], None
+        firsts, total = accumulate(layout.sizes, initial=0), sum(layout.sizes)
+        for way, view, first in zip(ways, layout.views, firsts, strict=False):
+            visual = VisualTokens(
+                features=way.states[1:],
+                cls=way.states[0],
+                grid=view.grid,
+                layers=way.layers,
+                project=self.projector,
+                question=prompt.question,
+                preamble=prompt.preamble,
+                box=view.box,
+                region=view.region,
+                tile=(view.tile, layout.tiles),
+                among=(first, total),
+                whole=whole,
+            )
+            whole = whole or visual
+            made.append((visual, way.trimmed))
+        return made
 
     # ---- language model
 
-    def splice(self, prompt: Prompt, views: list[Reduced]) -> tuple[Tensor, tuple[int, int]]:
-        """Embeddings [T, D] with the placeholders replaced by the projected visual tokens, and where these stand."""
+    def splice(self, prompt: Prompt, views: list[Reduced]) -> Spliced:
+        """The prompt with the placeholders replaced by the projected visual tokens, and by newlines where they belong.
+
+        Raises ValueError where the placeholders are not those of this image, in one run.
+        """
         spots = (prompt.ids == self.model.config.image_token_id).nonzero().flatten()
         first, after = int(spots[0]), int(spots[-1]) + 1
-        assert after - first == len(spots), "the image placeholders are one run"
+        if not after - first == len(spots) == len(prompt.layout):
+            raise ValueError(
+                f"the prompt has {len(spots)} placeholders for {len(prompt.layout)} places of the image, or they are "
+                "not in one run: the chat template or the image processor of this model is not its own"
+            )
         before, behind = (self.embed(ids.to(self.device)) for ids in (prompt.ids[:first], prompt.ids[after:]))
-        visual = torch.cat([self.projector(view.features) for view in views]).to(before.dtype)
-        return torch.cat([before, visual, behind]), (first, first + len(visual))
+        tokens = torch.cat([self.projector(view.features) for view in views] + self._newline())
+        arranged = prompt.layout.arrange(views)
+        run = tokens[arranged.order.to(tokens.device)].to(before.dtype)
+        around = (first, len(behind))
+        return Spliced(
+            embeddings=torch.cat([before, run, behind]),
+            span=(first, first + len(run)),
+            positions=first + arranged.order.argsort(stable=True)[len(run) - int(arranged.visual.sum()) :],
+            visual=functional.pad(arranged.visual, around).to(self.device),
+            raster=functional.pad(arranged.raster, (0, 0, *around), value=-1).to(self.device),
+            views=prompt.layout.sizes,
+        )
+
+    def _newline(self) -> list[Tensor]:
+        """The embedding [1, D] that closes a row of tiles, where there is one."""
+        return []
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [T, D] of token ids [T]."""
@@ -197,7 +202,8 @@ class Llava:
 
     def decode_layer(self, layer, hidden: Tensor, rotary, cache, mask: Tensor | None = None) -> Tensor:
         """One decoder layer over `hidden` [T, D]; SDPA reads no mask as causal, which is meant."""
-        return layer(hidden[None], attention_mask=mask, past_key_values=cache, position_embeddings=rotary)[0]
+        states = layer(hidden[None], attention_mask=mask, past_key_values=cache, position_embeddings=rotary)[0]
+        return states.to(self.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [V] of one position's last hidden state [D]."""
@@ -252,21 +258,6 @@ def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str
             f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
             "ask with fewer turns before it"
         )
-
-
-def _log_size(trimmed: Reduced, hidden: Tensor) -> Tensor:
-    """Additive attention bias [1, 1, 1, 1+N]: log of the patches each token speaks for; CLS is one."""
-    size = functional.pad(trimmed.size(), (1, 0), value=1.0)
-    return size.log().to(hidden)[None, None, None]
-
-
-def _tower_attention(block, hidden: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention weights [H, R, 1+N] of a tower layer's query rows, float32, recomputed for those rows only."""
-    attention, normed = block.self_attn, block.layer_norm1(hidden)[0]
-    query = attention.q_proj(normed[rows]).view(len(rows), attention.num_heads, -1).transpose(0, 1)
-    key = attention.k_proj(normed).view(len(normed), attention.num_heads, -1).permute(1, 2, 0)
-    logits = (query @ key).float() * attention.scale
-    return (logits if bias is None else logits + bias[0].float()).softmax(-1)
 
 
 def _refuse_other_layouts(config, name: str):

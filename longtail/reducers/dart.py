@@ -30,14 +30,14 @@ class DART(Reducer):
         if prefill.entering(self.layer) is None:
             return None
         visual = prefill.visual.nonzero().flatten()
-        behind = torch.arange(int(visual[-1]) + 1, len(prefill.hidden), device=visual.device)
+        behind, budget = prefill.behind(), prefill.across(self.budget)
         norm = prefill.last.key(True).float().abs().sum((0, 2))  # [T], L1 over the concatenated heads
-        pivots = visual[top(norm[visual], min(self.pivots, self.budget))]
+        pivots = visual[top(norm[visual], min(self.pivots, budget))]
         guides = torch.cat([pivots, behind[top(norm[behind], self.text_pivots)]])
         states = functional.normalize(prefill.norm(prefill.hidden).float(), dim=-1)
         similarity = states[guides] @ states[visual].T  # [pivots, N]
         taken = torch.isin(visual, pivots)
-        wanted = min(self.budget, len(visual)) - len(pivots)
+        wanted = min(budget, len(visual)) - len(pivots)
         for i, row in enumerate(similarity):
             count = wanted // len(guides) + (i < wanted % len(guides))
             taken[top(-row.masked_fill(taken, torch.inf), count)] = True

@@ -33,7 +33,7 @@ class FastV(Reducer):
             if self.variant == "released"
             else torch.arange(len(prefill.hidden)).to(prefill.visual.device)
         )
-        count = self.budget or max(round(int(prefill.visual.sum()) * (1 - self.ratio)), 0)
+        count = prefill.across(self.budget) or max(round(int(prefill.visual.sum()) * (1 - self.ratio)), 0)
         return prefill.best(rank(prefill.last, rows), count)
 
 

@@ -28,16 +28,14 @@ class Feather(Reducer):
         stage = prefill.entering(8, 16)
         if stage is None:
             return None
-        here, patches = int(prefill.visual.sum()), prefill.span[1] - prefill.span[0]
+        here = int(prefill.visual.sum())
         share = (1 - self.ratio) ** (stage + 1)
-        count = (steps(patches, self.budget, 3)[2 * stage]) if self.budget else int(here * share)
+        count = steps(prefill.entered, prefill.across(self.budget), 3)[2 * stage] if self.budget else int(here * share)
         logits = prefill.last.logits(prefill.newest(), rotated=False).masked_fill(~prefill.visual, -torch.inf)
         keep = prefill.best(logits.softmax(-1).mean((0, 1)), max(count, 1))
         return keep if stage else torch.cat([keep, self._grid(prefill)]).unique()
 
     def _grid(self, prefill):
         """Positions of the grid's patches, in every view."""
-        rows, columns = prefill.grid
-        place = torch.arange(*prefill.span, device=prefill.visual.device)
-        patch = (place - prefill.span[0]) % (rows * columns)
-        return place[(patch // columns % self.stride == 0) & (patch % columns % self.stride == 0)]
+        on = (prefill.raster % self.stride == 0).all(1)
+        return (prefill.visual & on).nonzero().flatten()

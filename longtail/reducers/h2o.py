@@ -35,6 +35,6 @@ class H2O(Reducer):
     def _budgets(self, cache):
         """Heavy and recent entries of each head; at least the token being read."""
         if self.budget:
-            whole = min(self.budget + cache.text, cache.prompt)
+            whole = min(cache.across(self.budget) + cache.text, cache.prompt)
             return whole // 2, whole - whole // 2
         return floor(self.heavy * cache.prompt), max(floor(self.recent * cache.prompt), 1)

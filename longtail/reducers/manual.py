@@ -16,6 +16,7 @@ class Manual(Reducer):
 
     `patches` takes text, "0-23, 40, 100-105" (raster order, from 0, ends included) or one 0 or 1 for every patch; from
     Python also any sequence of indices, or a mask: one boolean a patch, of any shape. Nothing given keeps every patch.
+    Where an image has several views, patches count on through them.
     A budget has no hand: `at` takes the first patches. No paper; the mask it draws is the one you gave.
     """
 
@@ -29,7 +30,9 @@ class Manual(Reducer):
         return cls(patches=f"0-{budget - 1}")
 
     def reduce(self, visual):
-        return Reduced.select(visual, torch.tensor(self._indices(len(visual.features))))
+        first, every = visual.among if visual.among[1] else (0, len(visual.features))
+        here = range(first, first + len(visual.features))
+        return Reduced.select(visual, torch.tensor([i - first for i in self._indices(every) if i in here]))
 
     def _indices(self, count: int) -> list[int]:
         """The patches named. Raises ValueError where the text does not fit an image of `count` patches."""

@@ -25,8 +25,8 @@ class PyramidDrop(Reducer):
         stage = prefill.entering(8, 16, 24)
         if stage is None:
             return None
-        patches = prefill.span[1] - prefill.span[0]
-        counts = steps(patches, self.budget, 3) if self.budget else [int(patches * self.ratio**k) for k in (1, 2, 3)]
+        patches, left = prefill.entered, prefill.across(self.budget)
+        counts = steps(patches, left, 3) if self.budget else [int(patches * self.ratio**k) for k in (1, 2, 3)]
         return Survivors(prefill.best(rank(prefill.this, prefill.newest()), counts[stage]), renumber=True)
 
 

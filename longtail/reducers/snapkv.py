@@ -35,7 +35,7 @@ class SnapKV(Reducer):
         return value
 
     def evict(self, cache):
-        capacity = self.budget + cache.text if self.budget else self.capacity
+        capacity = cache.across(self.budget) + cache.text if self.budget else self.capacity
         if cache.seen > cache.prompt or cache.count <= capacity:
             return None
         window = min(self.window, capacity)

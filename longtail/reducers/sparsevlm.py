@@ -56,7 +56,9 @@ class SparseVLM(Reducer):
         """System text, kept, recycled, rest of the text: in this order."""
         first = prefill.span[0]  # text before the image never goes
         ends = torch.arange(len(prefill.hidden), device=kept.device)
-        before, after = ends[:first], ends[int(prefill.visual.nonzero()[-1]) + 1 :]
+        before, after = ends[:first], prefill.behind()
+        newlines = (~prefill.visual[first : len(ends) - len(after)]).nonzero().flatten() + first
+        kept = torch.cat([kept, newlines]).sort().values
         keep = torch.cat([before, kept, pool[centre], after])
         hidden = torch.cat([prefill.hidden[before], prefill.hidden[kept], means, prefill.hidden[after]])
         speaks = torch.full_like(ends, -1)
@@ -68,11 +70,11 @@ class SparseVLM(Reducer):
 
     def _counts(self, prefill, stage: int, here: int) -> tuple[int, int]:
         """How many of the `here` visual tokens stay at this stage, and into how many the recycled ones are merged."""
-        patches = prefill.span[1] - prefill.span[0]
+        patches = prefill.entered
         if not self.budget:
             count = max(round(COUNTS[self.setting][stage] * patches / 576), 1)
             return count, self._recycled(here - count)
-        wanted = steps(patches, self.budget, 3)[stage]
+        wanted = steps(patches, prefill.across(self.budget), 3)[stage]
         count = min(wanted, here)
         while count < here and count > 0 and count + self._recycled(here - count) > wanted:
             count -= 1
@@ -87,9 +89,8 @@ def raters(prefill):
     first, after = prefill.span
     image, text = prefill.embeddings[first:after].float(), prefill.embeddings[after:].float()
     share = (image @ text.T).softmax(-1).mean(0)
-    rows = (share > share.mean()).nonzero().flatten()
-    rows = rows if len(rows) else torch.arange(len(text), device=rows.device)
-    return rows + len(prefill.hidden) - len(text)
+    rows = prefill.behind()[share > share.mean()]
+    return rows if len(rows) else prefill.behind()
 
 
 def clusters(states, count: int):
