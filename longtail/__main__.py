@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | sweep | methods | bench | evaluate | cost | tiny."""
+"""The command line: python -m longtail answer | compare | sweep | methods | bench | parity | evaluate | ..."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
 from . import answer as ask
-from . import bench, estimate, evaluate, load, make, open_image, races, sweep
+from . import bench, estimate, evaluate, load, make, open_image, parity, races, sweep
 from .export import measure, write
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
@@ -53,6 +53,7 @@ def parser(argv: list[str]) -> Parser:
     _add_sweep(commands)
     _add_methods(commands)
     _add_bench(commands)
+    _add_parity(commands)
     _add_evaluate(commands)
     _add_cost(commands)
     tiny_cli.add_to(commands)
@@ -215,6 +216,15 @@ def _add_bench(commands):
     selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
     bench.add_flags(selectors)
     selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
+
+
+# ---- parity
+
+
+def _add_parity(commands):
+    command = commands.add_parser("parity", help="this engine beside stock transformers, on random checkpoints")
+    parity.add_flags(command)
+    command.set_defaults(run=parity.command)
 
 
 # ---- evaluate
