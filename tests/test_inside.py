@@ -122,15 +122,15 @@ class Plain:
 
 
 @torch.no_grad()
-def reference(llava, embeddings, span, steps, shorten=None, renumber=False, forget=None):
-    """Prompt and `steps` greedy tokens by loops alone.
+def reference(llava, embeddings, span, steps, shorten=None, renumber=False, forget=None, visual=None):
+    """Prompt and `steps` greedy tokens by loops alone. `visual`: which entries are, where that is not all of the span.
 
     `shorten(s)` entering a layer: None, or the entries that go on, each an index or (state, index it stands on).
     `forget(entries, seen)` after a pass: indices of the entries that a key head gives up.
     """
     plain, hidden, prompt = Plain(llava), embeddings.clone(), len(embeddings)
     true, places = list(range(prompt)), list(range(prompt))
-    visual = [span[0] <= t < span[1] for t in true]
+    visual = visual or [span[0] <= t < span[1] for t in true]
     cache, behind, entering, last = [], [], [], None
     for i in range(len(plain.layers)):
         if shorten:

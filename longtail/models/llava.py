@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ..tokens import DecoderLayer, Question, Reduced, Spliced, VisualTokens
+from . import chat
 from .clip import ClipText
 from .layout import Layout
 from .tower import Passed, Tower
@@ -50,6 +51,8 @@ class Llava:
         self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
         self.clip = ClipText.beside(folder, self.tower)
+        if processor and not processor.chat_template:
+            processor.chat_template = chat.template(model.config.model_type, model.config.text_config.model_type)
         ends = model.generation_config.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [ends])
 
@@ -72,7 +75,8 @@ class Llava:
     ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
 
-        `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
+        `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more
+        characters than are read, and for a history that is no pairs.
         """
         _refuse_what_cannot_be_asked(question, history, preface)
         *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
