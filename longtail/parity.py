@@ -179,7 +179,9 @@ def _parting(llava: Llava, inputs, ours: tuple[int, ...]) -> float:
 
 def _stock_inputs(llava: Llava, image: Image.Image, *texts: str):
     """What the model's own processor makes of an image and a question, or a question, its answer, the next question."""
-    turns = [{"role": ("user", "assistant")[i % 2], "content": [{"type": "text", "text": t}]} for i, t in enumerate(texts)]
+    turns = [
+        {"role": ("user", "assistant")[i % 2], "content": [{"type": "text", "text": t}]} for i, t in enumerate(texts)
+    ]
     turns[0]["content"].insert(0, {"type": "image"})
     text = llava.processor.apply_chat_template(turns, add_generation_prompt=True)
     return llava.processor(images=image, text=text, return_tensors="pt").to(llava.device, llava.dtype)

@@ -71,14 +71,16 @@ class TileCurve(Curve):
     order: Indices
 
 
-def _whole(curve: TileCurve) -> bool:
-    n = len(curve.similarity)
-    return sorted(curve.order) == list(range(n)) and max(curve.knee, curve.kept) <= n
-
-
 class View(Shape):
     grid: tuple[Annotated[int, Field(ge=1, le=200)], Annotated[int, Field(ge=1, le=200)]]
     box: tuple[Share, Share, Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+
+
+def _whole(curve: TileCurve, view: View) -> bool:
+    """Whether a curve tells every patch of its view once."""
+    n = len(curve.similarity)
+    fits = n == len(curve.order) <= view.grid[0] * view.grid[1]
+    return fits and sorted(curve.order) == list(range(n)) and max(curve.knee, curve.kept) <= n
 
 
 class Faster(Shape):
@@ -140,17 +142,19 @@ class Record(Shape):
         """Counts that must agree with each other do."""
         patches, (first, after) = len(self.role), self.visual_span
         seen = sum(view.grid[0] * view.grid[1] for view in self.views)
-        curve = self.curve and (len(self.curve.similarity), self.order and sorted(self.order))
+        curve = self.curve and TileCurve(**dict(self.curve), order=self.order or [])
+        curves = zip((curve, *self.tile_curves), self.views, strict=False)
         whole = (
             len(self.source) == patches in (0, seen) and seen <= MOST,
             self.tokens.prompt == 0 or self.tokens.prompt > self.tokens.visual,
             all(patch < patches for patch in self.keep) and all(token < len(self.keep) for token in self.source),
             first <= after and len(self.positions) in (0, len(self.keep)),
             all(first <= position < after for position in self.positions),
+            len(set(self.positions)) == len(self.positions),
             {position for pair in self.recycled for position in pair} <= set(self.positions),
-            len(self.tile_curves) in (0, len(self.views) - 1) and all(map(_whole, filter(None, self.tile_curves))),
-            curve is None or (curve[0] <= patches and curve[1] == list(range(curve[0]))),
-            self.curve is None or max(self.curve.knee, self.curve.kept) <= len(self.curve.similarity),
+            len(self.tile_curves) in (0, len(self.views) - 1),
+            curve is None or len(self.views) > 0,
+            all(told is None or _whole(told, view) for told, view in curves),
         )
         if not all(whole):
             raise ValueError("its counts contradict each other")

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .image import open_image
 from .models.llava import Llava, Prompt
@@ -30,14 +29,16 @@ class Seen:
     laps: dict[str, float]  # seconds by phase; one that was taken over has none
     reused: tuple[str, ...] = ()  # phases that were not run anew
 
-    def serves(self, llava: Llava, pixels: Tensor, layers: tuple[int, ...], trimmer: Reducer | None) -> bool:
+    def serves(self, llava: Llava, prompt: Prompt, layers: tuple[int, ...], trimmer: Reducer | None) -> bool:
         """Whether another run of the tower would only repeat these views: the same model, pixels [views, 3, S, S] equal
-        bit for bit, every layer to be read captured, and the same reducer, or none, inside the tower."""
+        bit for bit and laid out alike, every layer to be read captured, and the same reducer, or none, inside the
+        tower. Images of two sizes may give the same pixels, and differ in what of them is padding."""
         return (
             self.llava is llava
             and self.trimmed_by == trimmer
             and set(layers) <= set(self.views[0][0].layers)
-            and torch.equal(self.prompt.pixels, pixels)
+            and torch.equal(self.prompt.pixels, prompt.pixels)
+            and self.prompt.layout.same(prompt.layout)
         )
 
     def beside(self, prompt: Prompt) -> Views:
@@ -70,7 +71,7 @@ def look(
         return reduced
 
     prompt = llava.prompt(open_image(image), question, history, preface)
-    again = before is not None and before.serves(llava, prompt.pixels, layers, reducer)
+    again = before is not None and before.serves(llava, prompt, layers, reducer)
     clock.lap("preprocess")
     if again:
         return Seen(llava, prompt, before.beside(prompt), reducer, dict(clock.laps), ("vision",))

@@ -1,4 +1,4 @@
-"""What a conversation looks like to a checkpoint that brings no chat template: Vicuna's way of speaking, or Mistral's."""
+"""How a checkpoint that brings no chat template is spoken to: as Vicuna was in its training, or as Mistral."""
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "

@@ -21,6 +21,12 @@ class View:
     box: Box = (0, 0, 1, 1)  # in the model's crop
     region: Box = (0, 0, 1, 1)  # of the image
 
+    def same(self, other: "View") -> bool:
+        """Whether the same patches stand at the same positions, drawn in the same place."""
+        told, theirs = ((view.tile, view.grid, view.box, view.region) for view in (self, other))
+        pairs = ((self.patches, other.patches), (self.positions, other.positions))
+        return told == theirs and all(torch.equal(*pair) for pair in pairs)
+
 
 @dataclass(frozen=True, eq=False)
 class Arranged:
@@ -58,13 +64,17 @@ class Layout:
         """Placeholders: patches that stand and newlines."""
         return sum(self.sizes) + len(self.newlines)
 
+    def same(self, other: "Layout") -> bool:
+        """Whether the same patches stand at the same positions, drawn in the same places."""
+        return len(self.views) == len(other.views) and all(map(View.same, self.views, other.views))
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Patches of each view."""
         return tuple(len(view.patches) for view in self.views)
 
     def arrange(self, views: list[Reduced]) -> Arranged:
-        """The run that survivors make. A newline goes where its row had patches and kept none of them."""
+        """The run that survivors make. A newline goes where its row had patches and is left without a token."""
         keys = torch.cat([self._keys(i, reduced.keep) for i, reduced in enumerate(views)])
         raster = torch.cat([_raster(view, reduced.keep) for view, reduced in zip(self.views, views, strict=True)])
         newlines = self._closing(keys)
