@@ -43,10 +43,16 @@ const around = (of, mine) => cells.map((cell, p) => !mine(p) ? '' : cell.next.ma
 function paint() {
   const [width, height] = lay(seen.views ?? []);
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
+  svg.style.aspectRatio = width / height;
+  svg.style.setProperty('--thick', Math.max(1, width / 672));  // lines of many patches stay lines
   svg.setAttribute('aria-label', `${word('patches')} ${props.column}`);
   svg.replaceChildren();
   if (!props.picture) return;
-  make('image', {href: props.picture, width, height, preserveAspectRatio: 'none'});
+  const frames = (seen.views ?? []).map(({box: [left, top, wide, high]}) =>  // the page shows between the views
+    `M${left * width} ${top * height}h${wide * width}v${high * height}h${-wide * width}z`).join('');
+  if (frames) make('clipPath', {id: `views-${props.column}`}).append(make('path', {d: frames}));
+  make('image', {href: props.picture, width, height, preserveAspectRatio: 'none',
+    ...(frames && {'clip-path': `url(#views-${props.column})`})});
   layers = {};
   const layer = (name, d, attributes) => (layers[name] ??= []).push(make('path', {d, fill: 'none', class: name, ...attributes}));
   if (!seen.method) return void layer('cut', cells.map(c => EDGES[0](c, 0) + EDGES[1](c, 0)).join(''), {});
@@ -151,11 +157,18 @@ svg.addEventListener('pointerup', event => {
 });
 svg.addEventListener('keydown', event => {
   const side = ['ArrowRight', 'ArrowDown', 'ArrowLeft', 'ArrowUp'].indexOf(event.key);
-  if (side >= 0) light(hot < 0 ? 0 : cells[hot].next[side] >= 0 ? cells[hot].next[side] : hot);
+  if (side >= 0) light(hot < 0 ? 0 : cells[hot].next[side] >= 0 ? cells[hot].next[side] : beyond(hot, side));
   else if ([' ', 'Enter'].includes(event.key) && seen.method) choose(hot);
   else return;
   event.preventDefault();
 });
+function beyond(from, side) {  // the nearest patch of another view straight ahead; there is none: stay
+  const {x, y, view} = cells[from], [right, down] = [[1, 0], [0, 1], [-1, 0], [0, -1]][side];
+  const ahead = cell => right * (cell.x - x) + down * (cell.y - y), aside = cell => Math.abs(down * (cell.x - x) + right * (cell.y - y));
+  const there = cells.map((cell, p) => p).filter(p => cells[p].view !== view && ahead(cells[p]) > 0 && aside(cells[p]) < SIDE);
+  return there.length ? there.reduce((a, b) => ahead(cells[b]) < ahead(cells[a]) ? b : a) : from;
+}
+
 hand.addEventListener('click', event => {
   const what = event.target.dataset.do;
   if (what === 'ask') return trigger('ask', {patches: [...chosen].sort((a, b) => a - b)});
@@ -183,7 +196,7 @@ function turn(to) {  // to the curve of another view
   drawn = seen.curves?.[view] ?? {};
   rank = [];
   drawn.order?.forEach((patch, r) => rank[patch] = r);
-  which.textContent = (seen.views?.length ?? 1) < 2 ? '' : view ? `${word('tile')} ${view}` : word('whole_image');
+  which.textContent = !drawn.figure || seen.views.length < 2 ? '' : view ? `${word('tile')} ${view}` : word('whole_image');
   curve();
 }
 

@@ -13,7 +13,7 @@ from .layout import Box, Layout, View
 from .llava import Llava
 
 GAP = 1  # patches between the whole image and its tiles, where both are drawn
-PAPER = (226, 224, 219)  # drawn around them
+PAPER = (250, 248, 244)  # drawn around them
 
 
 class LlavaNext(Llava):
