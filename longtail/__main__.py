@@ -107,7 +107,7 @@ def _add_compare(commands):
     command = commands.add_parser("compare", help="several methods side by side")
     _run_flags(command)
     command.add_argument("--methods", default="Full,LongTail,Random", help="names, comma between")
-    command.add_argument("--budget", type=int, help="the same number of visual tokens for all but Full")
+    command.add_argument("--budget", type=int, help="the same number of visual tokens, of each view, for all but Full")
     command.add_argument(
         "--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a parameter of a method"
     )

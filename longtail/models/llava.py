@@ -72,7 +72,8 @@ class Llava:
     ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
 
-        `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
+        `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more
+        characters than are read, and for a history that is no pairs.
         """
         _refuse_what_cannot_be_asked(question, history, preface)
         *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
