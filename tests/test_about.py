@@ -13,7 +13,7 @@ import torch
 from demo import about, drawing
 from demo.texts import TEXTS
 from demo.words import english
-from longtail.models import TINY
+from longtail.models.catalogue import TINY
 from longtail.similarity import knee
 
 ROOT = Path(__file__).parents[1]

@@ -564,7 +564,7 @@ def test_a_point_of_a_sweep_opens_in_compare(visit):
 
 
 def test_the_model_may_be_changed(visit, llava, scenes):
-    def load(name):
+    def load(name, progress=None):
         if name == "broken":
             raise ValueError("there is no model 'broken'")
         other = copy.copy(llava)
