@@ -44,8 +44,9 @@ def refuse(name: str, config: PreTrainedConfig, precision: Precision, device: st
     if left is None or needed <= left:
         return
     where = {"auto": "all GPUs together", "cpu": "the CPU"}.get(device, device)
-    small = [flag for flag, other in lighter(config, precision, device) if weights(config, other) <= left]
-    small += [f"--model {known.name}" for known in smaller(needed, precision, left)][:1]
+    sizes = {flag: weights(config, other) for flag, other in lighter(config, precision, device)}
+    sizes |= {f"--model {known.name}": size for known, size in smaller(needed, precision, left)[:1]}
+    small = [f"{flag} ({gib(size)} GiB)" for flag, size in sizes.items() if size <= left]
     tries = f"try {', '.join(small)}" if small else "free some, or use a machine with more"
     raise ValueError(
         f"{name} in {precision.words} needs {gib(needed)} GiB of weights (arithmetic; answering takes more), "
@@ -63,11 +64,10 @@ def lighter(config: PreTrainedConfig, precision: Precision, device: str) -> list
     return others + [(f"--quantization {kind}", replace(precision, quantization=kind)) for kind in able]
 
 
-def smaller(needed: int, precision: Precision, left: int) -> list[Known]:
-    """Known models whose weights are fewer bytes and fit, the largest first."""
-    sizes = {name: weights(known.config(), precision) for name, known in KNOWN.items()}
-    fit = [KNOWN[name] for name, size in sizes.items() if size <= left and size < needed]
-    return sorted(fit, key=lambda known: -sizes[known.name])
+def smaller(needed: int, precision: Precision, left: int) -> list[tuple[Known, int]]:
+    """Known models whose weights are fewer bytes and fit, with these bytes, the largest first."""
+    sizes = [(known, weights(known.config(), precision)) for known in KNOWN.values()]
+    return sorted((pair for pair in sizes if pair[1] <= left and pair[1] < needed), key=lambda pair: -pair[1])
 
 
 def _available() -> int | None:

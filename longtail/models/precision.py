@@ -107,7 +107,6 @@ def held(model: nn.Module) -> int:
 
 def _bits_and_bytes(precision: Precision) -> BitsAndBytesConfig:
     """int8, or NF4. The tower stays whole: its scores decide what is kept."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else int8 says once a matmul that it casts
     if precision.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER)
     return BitsAndBytesConfig(
@@ -121,6 +120,7 @@ def _bits_and_bytes(precision: Precision) -> BitsAndBytesConfig:
 
 def _refuse_packages(quantization: str) -> None:
     """transformers asks for them too, but only after the download."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else int8 says once a matmul that it casts
     try:
         import accelerate  # noqa: F401
         import bitsandbytes  # noqa: F401
