@@ -31,7 +31,7 @@ ASK = "What is here?"
 
 def test_parameters_are_those_of_the_released_checkpoints():
     """Counts that the hub shows for the files of llava-hf."""
-    counted = {name: catalogue.parameters(KNOWN[name].config()) for name in KNOWN}
+    counted = {name: catalogue.counted(catalogue.architecture(KNOWN[name].config())) for name in KNOWN}
     assert counted["llava-1.5-7b"] == 7_063_427_072
     assert counted["llava-1.5-13b"] == 13_351_494_656
     assert counted["llava-1.6-mistral-7b"] == 7_566_747_648

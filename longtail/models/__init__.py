@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from . import adapter as lora
 from . import memory
-from .catalogue import KNOWN, architecture, decoder_linears, weights
+from .catalogue import KNOWN, architecture, decoder_linears, needed
 from .fetch import fetched, read_config
 from .llava import Llava, refuse_other_layouts
 from .loading import Loaded, Progress, Tell, silent
@@ -41,17 +41,17 @@ def load(
     family = _family(name, config)
     meta = architecture(config)
     refuse_shapes(quantization, decoder_linears(meta), device)
-    needed = weights(config, precision)
-    device = memory.spread(asked, device, needed)
-    memory.refuse(short_name(name), config, precision, device, needed)
+    size = needed(meta, precision)
+    device = memory.spread(asked, device, size)
+    memory.refuse(short_name(name), config, precision, device, size)
     more = adapter and lora.read(adapter, tell)
     if more:
         lora.refuse(more, meta)
     folder = fetched(place, revision, tell)
     before = memory.free(device)
-    tell(Progress("weights", 0, needed))
+    tell(Progress("weights", 0, size))
     model = _model(name, folder, options(precision, device), device)
-    tell(Progress("weights", needed, needed))
+    tell(Progress("weights", size, size))
     if more:
         lora.apply(more, model, merge=quantization == "none")
         tell(Progress("adapter", 1, 1, adapter))

@@ -67,14 +67,14 @@ class Known:
     def record(self) -> dict:
         """Plain JSON values: parameters counted, bytes by arithmetic."""
         config = self.config()
-        views, tokens = most_tokens(config)
+        model, (views, tokens) = architecture(config), most_tokens(config)
         return {
             "name": self.name,
             "place": self.hub or "bundled",
             "family": self.family,
             "clip": self.clip,
-            "parameters": parameters(config),
-            "bytes_by_arithmetic": {name: weights(config, precision) for name, precision in PRECISIONS.items()},
+            "parameters": counted(model),
+            "bytes_by_arithmetic": {name: needed(model, precision) for name, precision in PRECISIONS.items()},
             "views": views,
             "most_visual_tokens": tokens,
         }
@@ -100,9 +100,9 @@ def architecture(config: PreTrainedConfig) -> nn.Module:
         return AutoModelForImageTextToText.from_config(config)
 
 
-def parameters(config: PreTrainedConfig) -> int:
-    """Parameters, counted on the meta device."""
-    return sum(weight.numel() for weight in architecture(config).parameters())
+def counted(model: nn.Module) -> int:
+    """Parameters of a model, of `architecture` as well."""
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -112,14 +112,17 @@ def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def weights(config: PreTrainedConfig, precision: Precision) -> int:
-    """Bytes that the weights need, by arithmetic: nothing is loaded.
+    """Bytes that the weights of a model of this config need, by arithmetic: nothing is loaded."""
+    return needed(architecture(config), precision)
+
+
+def needed(model: nn.Module, precision: Precision) -> int:
+    """The same of an architecture that is there already.
 
     Tower, projector, embeddings, lm_head and norms are held in `precision.dtype`, whatever the quantisation.
     """
-    model = architecture(config)
-    whole = sum(weight.numel() for weight in model.parameters())
     taken = [] if precision.quantization == "none" else [layer.weight for layer in decoder_linears(model).values()]
-    rest = (whole - sum(weight.numel() for weight in taken)) * precision.dtype.itemsize
+    rest = (counted(model) - sum(weight.numel() for weight in taken)) * precision.dtype.itemsize
     count = {"int8": _int8, "int4": _nf4_nested if precision.double else _nf4}.get(precision.quantization)
     return rest + sum(count(*weight.shape) for weight in taken)
 
