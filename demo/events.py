@@ -125,11 +125,9 @@ def changing(page: Page):
 
 
 def _far(step: Progress) -> tuple:
-    """The numbers of what the page says of a step."""
-    return {
-        "files": (gib(step.done), gib(step.total), step.file),
-        "weights": (gib(step.total),),
-    }.get(step.phase, ())
+    """The values of what the page says of a step."""
+    bytes_ = {"files": (gib(step.done), gib(step.total), step.file), "weights": (gib(step.total),)}
+    return ({"config": (), "adapter": (), "warm_up": ()} | bytes_)[step.phase]
 
 
 def _change(page: Page, name: str, told: SimpleQueue):

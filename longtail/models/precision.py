@@ -96,7 +96,7 @@ def held(model: nn.Module) -> int:
         state, rows = getattr(weight, "quant_state", None), getattr(weight, "SCB", None)
         scales = [rows] if rows is not None else []
         while state is not None:
-            scales += [state.absmax, state.code]
+            scales += [part for part in (state.absmax, state.code, state.offset) if part is not None]
             state = state.state2
         total += weight.nbytes + sum(tensor.nbytes for tensor in scales)
     return total
