@@ -154,7 +154,7 @@ class Llava:
             made.append((visual, way.trimmed))
         return made
 
-    # ---- language model
+    # ---- language model, whose layers may lie on several devices: what goes in and comes out is on the first
 
     def splice(self, prompt: Prompt, views: list[Reduced]) -> Spliced:
         """The prompt with the placeholders replaced by the projected visual tokens, and by newlines where they belong.
@@ -169,7 +169,7 @@ class Llava:
                 "not in one run: the chat template or the image processor of this model is not its own"
             )
         before, behind = (self.embed(ids.to(self.device)) for ids in (prompt.ids[:first], prompt.ids[after:]))
-        tokens = torch.cat([self.projector(view.features) for view in views] + self._newline())
+        tokens = torch.cat([self.projector(view.features).to(self.device) for view in views] + self._newline())
         arranged = prompt.layout.arrange(views)
         run = tokens[arranged.order.to(tokens.device)].to(before.dtype)
         around = (first, len(behind))
@@ -188,11 +188,12 @@ class Llava:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [T, D] of token ids [T]."""
-        return self.model.get_input_embeddings()(ids)
+        return self.model.get_input_embeddings()(ids).to(self.device)
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary embedding of true `positions` [T], in the dtype of `hidden`."""
-        return self.language_model.rotary_emb(hidden[None], position_ids=positions[None])
+        cos, sin = self.language_model.rotary_emb(hidden[None], position_ids=positions[None])
+        return cos.to(self.device), sin.to(self.device)
 
     def decode_layer(self, layer, hidden: Tensor, rotary, cache, mask: Tensor | None = None) -> Tensor:
         """One decoder layer over `hidden` [T, D]; SDPA reads no mask as causal, which is meant."""
@@ -201,7 +202,7 @@ class Llava:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [V] of one position's last hidden state [D]."""
-        return self.model.lm_head(self.language_model.norm(hidden[None, None]))[0, 0]
+        return self.model.lm_head(self.language_model.norm(hidden[None, None]))[0, 0].to(self.device)
 
     def view(self, layer, hidden: Tensor, rotary) -> DecoderLayer:
         """Queries and keys that a decoder layer makes of the states [T, D] it reads, computed when asked for."""
@@ -211,6 +212,7 @@ class Llava:
             states = project(layer.input_layernorm(hidden[rows]))
             states = states.view(1, len(states), -1, attention.head_dim).transpose(1, 2)
             cos, sin = (wave[:, rows] for wave in rotary)
+            states = states.to(self.device)
             return (apply_rotary_pos_emb(states, states, cos, sin)[0] if rotated else states)[0]
 
         return DecoderLayer(
@@ -220,7 +222,7 @@ class Llava:
 
     def norm(self, hidden: Tensor) -> Tensor:
         """The language model's final norm of states [T, D]."""
-        return self.language_model.norm(hidden)
+        return self.language_model.norm(hidden).to(self.device)
 
     def decode_text(self, ids: list[int]) -> str:
         """Words of generated ids, special tokens left out."""
