@@ -2,21 +2,30 @@
 
 import asyncio
 import importlib.util
+import json
 import os
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import gradio as gr
 import pytest
 import torch
+import yaml
 from gradio_client import Client, handle_file
+from huggingface_hub import SpaceHardware
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -24,6 +33,7 @@ import app
 import longtail
 from demo import board, host, run, space, sweep, words
 from longtail import LongTail, Reducer
+from longtail.models import clip
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(__file__).parent / "zerogpu"
@@ -354,3 +364,165 @@ def test_app_answers_on_zerogpu(folder):
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+# ---- its card
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CARD = yaml.safe_load(README.split("---\n")[1])
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def a_list(of: re.Pattern):
+    return lambda value: isinstance(value, list) and value and all(of.fullmatch(entry) for entry in value)
+
+
+RULES = {  # the keys that the Hub's reference of Spaces documents for a Gradio one, and what it says of their values
+    "title": lambda value: isinstance(value, str) and value,
+    "emoji": lambda value: len(value.rstrip("\ufe0f")) == 1 and unicodedata.category(value[0]) == "So",
+    "colorFrom": COLOURS.__contains__,
+    "colorTo": COLOURS.__contains__,
+    "sdk": {"gradio"}.__contains__,
+    "sdk_version": lambda value: isinstance(value, str) and Version(value),
+    "python_version": lambda value: isinstance(value, str) and re.fullmatch(r"3\.\d+(\.\d+)?", value),
+    "app_file": lambda value: (ROOT / value).is_file(),
+    "short_description": lambda value: 0 < len(value) <= 60,
+    "license": re.compile(r"[a-z0-9.-]+").fullmatch,
+    "pinned": lambda value: isinstance(value, bool),
+    "fullWidth": lambda value: isinstance(value, bool),
+    "header": {"mini", "default"}.__contains__,
+    "base_path": lambda value: value.startswith("/"),
+    "suggested_hardware": {hardware.value for hardware in SpaceHardware}.__contains__,
+    "startup_duration_timeout": re.compile(r"\d+(m|h)").fullmatch,
+    "models": a_list(HUB_ID),
+    "datasets": a_list(HUB_ID),
+    "tags": a_list(re.compile(r"[a-z0-9-]+")),
+    "preload_from_hub": a_list(re.compile(r"[\w.-]+/[\w.-]+( [\w./-]+(,[\w./-]+)*( [0-9a-f]{40})?)?")),
+    "hf_oauth": lambda value: isinstance(value, bool),
+    "disable_embedding": lambda value: isinstance(value, bool),
+    "custom_headers": lambda value: all(name.lower().startswith("cross-origin-") for name in value),
+}
+NEEDED = {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "models"}
+
+
+def test_the_card_has_documented_keys_with_values_they_may_have():
+    assert NEEDED | {"suggested_hardware", "preload_from_hub"} <= CARD.keys() <= RULES.keys()
+    for key, value in CARD.items():
+        assert RULES[key](value), f"{key}: {value!r}"
+
+
+def test_the_card_fits_requirements():
+    """One Gradio, which the platform installs; no `spaces`, which its image has; a Python of ours and of ZeroGPU."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    needs = {
+        need.name: need for need in (Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip())
+    }
+    assert needs["gradio"].specifier.contains(CARD["sdk_version"]) and "spaces" not in needs
+    assert "==" not in str(needs["gradio"].specifier)
+    assert all(
+        needs["torch"].specifier.contains(version) for version in ("2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.13.0")
+    )
+    supported = re.search(r'requires-python = "(.*)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert CARD["python_version"] in ("3.10.13", "3.12.12"), "ZeroGPU's"
+    assert all(SpecifierSet(supported).contains(version) for version in ("3.10.13", "3.12.12"))
+
+
+def test_what_is_preloaded_is_what_is_started_with():
+    preloaded = dict(entry.split(" ")[:2] for entry in CARD["preload_from_hub"])
+    model = "llava-hf/llava-1.5-7b-hf"
+    assert space.WANTED in model and list(preloaded) == CARD["models"] == [model, *clip.CHECKPOINTS.values()]
+    files = preloaded[model].split(",")
+    assert {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors.index.json"} <= set(files)
+    shards = [name for name in files if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)]
+    assert shards == [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)] != []
+
+
+# ---- its daily look
+
+
+WORKFLOW = ROOT / ".github" / "workflows" / "health.yml"
+GH = """#!/bin/sh
+echo "$@" >> calls
+[ "$2" = list ] && cat open || true
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The Hub's API and the page of a Space: `said` has a path's status and words."""
+
+    said: dict
+
+    def do_GET(self):
+        status, words_ = self.said.get(self.path, (404, "no"))
+        self.send_response_only(status)
+        self.end_headers()
+        self.wfile.write(words_.encode())
+
+    def log_message(self, *words_):
+        pass
+
+
+@pytest.fixture
+def looked(tmp_path):
+    """Run the workflow's script on a stage and a page; returns what it asked of `gh`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Said", (Hub,), {"said": {}}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (step,) = yaml.safe_load(WORKFLOW.read_text())["jobs"]["space"]["steps"]
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    address = f"http://127.0.0.1:{server.server_port}"
+
+    def looked_(stage, page=200, open_issue=""):
+        server.RequestHandlerClass.said = {"/page": (page, "page")}
+        if stage:
+            runtime = {"stage": stage, "hardware": {"current": "zero-a10g"}}
+            server.RequestHandlerClass.said["/api/spaces/some_body/long.tail/runtime"] = 200, json.dumps(runtime)
+        (tmp_path / "open").write_text(open_issue)
+        (tmp_path / "calls").write_text("")
+        given = {
+            "SPACE": "some_body/long.tail",
+            "HUB": address,
+            "PAGE": f"{address}/page",
+            "TITLE": step["env"]["TITLE"],
+        }
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        shell = ["bash", "-c", step["run"]]
+        subprocess.run(shell, cwd=tmp_path, env={"PATH": path} | given, check=True, capture_output=True)
+        return [line.split(" --")[0] for line in (tmp_path / "calls").read_text().splitlines()]
+
+    yield looked_
+    server.shutdown()
+    server.server_close()
+
+
+LIST, OPEN, CLOSE = "issue list", "issue create", "issue close 7"
+
+
+@pytest.mark.parametrize(
+    "stage, page, without, with_issue",
+    [
+        ("RUNNING", 200, [LIST], [LIST, CLOSE]),
+        ("RUNNING_BUILDING", 302, [LIST], [LIST, CLOSE]),
+        ("RUNNING", 404, [LIST, OPEN], [LIST]),
+        ("SLEEPING", 404, [LIST], [LIST, CLOSE]),
+        ("PAUSED", 404, [LIST], [LIST, CLOSE]),
+        ("APP_STARTING", 404, [LIST], [LIST]),
+        ("RUNTIME_ERROR", 200, [LIST, OPEN], [LIST]),
+        (None, 200, [LIST, OPEN], [LIST]),
+    ],
+)
+def test_a_look_at_the_space(looked, stage, page, without, with_issue):
+    """One issue when it is down, none beside it, and closed when it is up again."""
+    assert looked(stage, page) == without
+    assert looked(stage, page, open_issue="7\n") == with_issue
+
+
+def test_the_workflow_looks_daily_and_by_hand_with_no_more_rights_than_it_needs():
+    workflow = yaml.safe_load(WORKFLOW.read_text())
+    when = workflow[True]  # YAML reads `on` so
+    assert "workflow_dispatch" in when and re.fullmatch(r"\d+ \d+ \* \* \*", when["schedule"][0]["cron"])
+    assert workflow["permissions"] == {"issues": "write"}
+    job = workflow["jobs"]["space"]
+    assert job["if"] == "vars.SPACE != ''" and not [step for step in job["steps"] if "uses" in step]
