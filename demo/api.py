@@ -173,12 +173,12 @@ async def attended(work: Callable[[threading.Event], dict]):
         await asyncio.shield(asyncio.wait([working], timeout=5))
 
 
-def answered(llava, stop, image, question: str, reducer: Reducer, options: dict) -> Iterator[dict]:
+def answered(llava, image, question: str, reducer: Reducer, options: dict, stop) -> Iterator[dict]:
     """The record of one answer, run where the model is."""
     yield longtail.answer(llava, image, question, reducer, stop=stop, **options).record()
 
 
-def compared(llava, stop, image, question: str, reducers: list[Reducer], options: dict) -> Iterator[dict]:
+def compared(llava, image, question: str, reducers: list[Reducer], options: dict, stop) -> Iterator[dict]:
     """The record of a measured comparison, run where the model is."""
     yield measure(llava, image, question, reducers, stop=stop, **options).record()
 

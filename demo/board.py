@@ -92,7 +92,7 @@ def compare(stop: threading.Event, llava, asked: Asked, engine: Callable | None 
     yield board.ending()
 
 
-def rounds(llava, stop, image, question: str, columns: dict, repeat: int, before: dict, options: dict):
+def rounds(llava, image, question: str, columns: dict, repeat: int, before: dict, options: dict, stop):
     """The runs of a comparison, as `Step`s: in each round every column once, in shuffled order.
 
     `before` holds, for columns that follow up, the turns and what was seen (`Answer.seen`); `options` are `generate`'s.

@@ -36,7 +36,7 @@ REFUSED, MEMORY = ValueError, torch.OutOfMemoryError  # what is said to the visi
 GPU = spaces.GPU if spaces else lambda duration: lambda task: task
 NOTHING = torch.zeros(0)
 
-Task = Callable[..., Iterator]  # (llava, stop, *asked), what is asked and yielded being plain values
+Task = Callable[..., Iterator]  # (llava, *asked, stop=...), what is asked and yielded being plain values
 
 
 # ---- where this is
@@ -87,16 +87,16 @@ def seconds(answers: int, max_new_tokens: int) -> int:
 
 
 def placed(model: Callable) -> Callable[..., Iterator]:
-    """`run(task, seconds, stop, *asked)`: what `task(llava, stop, *asked)` yields, run where `model()` can compute.
+    """`run(task, seconds, stop, *asked)`: what `task(llava, *asked, stop=stop)` yields, where `model()` can compute.
 
     That is this thread; on ZeroGPU it is another process, asked for `seconds`, and `stop` is polled from here.
     """
     if place() != "zero":
-        return lambda task, seconds, stop, *asked: task(model(), stop, *asked)
+        return lambda task, seconds, stop, *asked: task(model(), *asked, stop=stop)
 
     @GPU(duration=lambda seconds, task, *asked: seconds)
     def lent(seconds: int, task: Task, *asked) -> Iterator[bytes]:
-        yield from beating(lambda stop: task(model(), stop, *asked), seconds - PLACING)
+        yield from beating(lambda stop: task(model(), *asked, stop=stop), seconds - PLACING)
 
     return lambda task, seconds, stop, *asked: received(lent, stop, seconds, task, *asked)
 

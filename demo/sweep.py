@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import gradio as gr
 
@@ -235,7 +235,8 @@ def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
         yield {"message": say("sweep_waiting"), "trouble": "", "bar": 0}
         rows, shown = [], -UPDATE_EVERY
         allowed = space.seconds(1 + sweep.runs(len(questions), points), new)
-        with closing(host.run(_steps, allowed, stop, questions, points, new, time_limit)) as steps:
+        limited = partial(sweep.sweep, time_limit=time_limit)
+        with closing(host.run(limited, allowed, stop, questions, points, new)) as steps:
             for step in steps:
                 rows += [step.row] if step.row else []
                 late = step.spent > LONGEST * time_limit
@@ -249,11 +250,6 @@ def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
                     return
 
     return sweeping
-
-
-def _steps(llava, stop, questions: list, points: list[Point], new: int, time_limit: float) -> Iterator[sweep.Step]:
-    """The runs of a sweep, run where the model is."""
-    yield from sweep.sweep(llava, questions, points, new, stop=stop, time_limit=time_limit)
 
 
 def _said(step: sweep.Step, rows: list[dict], late: bool) -> str:

@@ -242,7 +242,7 @@ def test_a_gpu_is_asked_for_as_long_as_the_work_takes(answers, new, wished):
 # ---- how it ends there
 
 
-def silent(llava, stop, path):
+def silent(llava, path, stop):
     """Works without a word until it is stopped."""
     path.with_suffix(".began").touch()
     assert stop.wait(20)
@@ -250,14 +250,14 @@ def silent(llava, stop, path):
     yield "too late"
 
 
-def talking(llava, stop, path):
+def talking(llava, path, stop):
     """Says a word a moment until it is stopped."""
     while not stop.wait(0.01):
         yield "word"
     path.touch()
 
 
-def failing(llava, stop, error):
+def failing(llava, error, stop):
     """Says a word, then fails."""
     yield "word"
     raise error
