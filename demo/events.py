@@ -43,7 +43,7 @@ def asking(page: Page, mode: str):
             after=before if mode == "follow" else None,
             sheet=arithmetic.Sheet(model, gpu, width),
         )
-        yield from board.compare(stop, llava, asked)
+        yield from board.compare(stop, llava, asked, page.host.run)
 
     return run.streamed(produce, page.update)
 

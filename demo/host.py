@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from . import space
+
 
 class Host:
     """Holds the loaded model, or None on a page that only replays reports."""
@@ -12,6 +14,7 @@ class Host:
     def __init__(self, llava, names: tuple[str, ...] = (), load: Callable | None = None):
         self.llava, self.names, self.load = llava, names, load
         self.name = names[0] if names else None
+        self.run = space.placed(self.ready)  # what asks the model goes through here
 
     def ready(self):
         """The model. Raises ValueError where the page was started without one."""

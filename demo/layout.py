@@ -72,8 +72,8 @@ class Column:
     parts: dict[str, gr.components.Component]  # what a run fills in
 
 
-def top(llava, models: tuple[str, ...]) -> tuple[gr.HTML, gr.Dropdown]:
-    """Name, claim, and which model answers; where there are several, the choice."""
+def top(llava, models: tuple[str, ...], note: str) -> tuple[gr.HTML, gr.Dropdown]:
+    """Name, claim, and which model answers; where there are several, the choice; a note, if any, below."""
     with gr.Row(elem_id="top"):
         gr.HTML(prose.header(), elem_id="header", js_on_load=None)
         status = gr.HTML(prose.status(llava), elem_id="status", js_on_load=None)
@@ -84,6 +84,8 @@ def top(llava, models: tuple[str, ...]) -> tuple[gr.HTML, gr.Dropdown]:
             elem_id="model",
             visible=len(models) > 1,
         )
+    if note:
+        gr.HTML(f'<p role="status">{note}</p>', elem_id="note", js_on_load=None)
     dictionary(prose.PANEL)
     return status, model
 

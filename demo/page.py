@@ -26,12 +26,14 @@ def build(
     examples: Path = EXAMPLES,
     models: tuple[str, ...] = (),
     load: Callable | None = None,
+    note: str = "",
 ) -> gr.Blocks:
-    """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`."""
+    """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`; `note`
+    is what is to be said of the one that it starts with."""
     host, scenes = Host(llava, models, load), read_examples(examples)
     gr.set_static_paths([examples.resolve(), chart.PLOTLY])
     with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        status, model = layout.top(llava, models)
+        status, model = layout.top(llava, models, note)
         with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
             with gr.Tab(label("tab_compare"), id="compare") as compare_tab:
                 asking, picks = layout.asking(llava, scenes)

@@ -22,6 +22,14 @@ TEXTS = {
     "weights": ("weights {} GiB", "权重 {} GiB"),
     "no_model": ("no model loaded: reports only", "未加载模型：只能回放报告"),
     "model": ("Model", "模型"),
+    "space_cpu": (
+        "This Space has no GPU, so it started with the miniature, which knows drawn scenes alone, instead of {}.",
+        "此 Space 没有 GPU，因此以只认识绘制场景的微型模型启动，而不是 {}。",
+    ),
+    "space_refused": (
+        "This Space started with the miniature, which knows drawn scenes alone, because {} could not be loaded: {}.",
+        "此 Space 以只认识绘制场景的微型模型启动，因为 {} 无法加载：{}。",
+    ),
     "loaded": ("{} is loaded. The one before it is gone.", "{} 已加载，之前的模型已卸载。"),
     # asking
     "image": ("Image", "图像"),
