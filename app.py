@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 UPLOADS = tempfile.TemporaryDirectory(prefix="longtail-")  # ours alone, gone when we are
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -21,6 +22,7 @@ from PIL import Image
 
 import longtail
 from demo import look
+from demo.gallery import RECORDED
 from demo.page import build
 from demo.presets import FEWEST, FIRST
 
@@ -38,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         flags = parsed(arguments)
         load = partial(loaded, flags)
         llava = load(flags.model)
-        page = build(llava, flags.time_limit, models=tuple(dict.fromkeys([flags.model, *flags.models])), load=load)
+        models = tuple(dict.fromkeys([flags.model, *flags.models]))
+        page = build(llava, flags.time_limit, models=models, load=load, recorded=flags.recorded)
         page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
         place = {"server_name": flags.host, "server_port": flags.port}
         page.launch(**place, mcp_server=flags.mcp, **look.launching(share=flags.share))
@@ -62,6 +65,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
     flag("model", "tiny", "a known name, a hub id or a folder; none: a page that only replays reports")
     flag("models", "", "more models that visitors may change to, comma between", type=names)
+    flag("recorded", str(RECORDED), "a folder of exported comparisons that visitors may open", type=folder)
     flag("dtype", "auto", "auto, float32, bfloat16 or float16")
     flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
     flag("device", "auto", "auto, cpu, cuda or cuda:N")
@@ -115,6 +119,13 @@ def loaded(flags: argparse.Namespace, name: str):
 def names(text: str) -> list[str]:
     """A flag's list, comma between."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def folder(text: str) -> Path:
+    """A flag's folder."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, got {text!r}")
+    return Path(text)
 
 
 def warm_up(llava):
