@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 UPLOADS = tempfile.TemporaryDirectory(prefix="longtail-")  # ours alone, gone when we are
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -25,6 +26,7 @@ from PIL import Image
 
 import longtail
 from demo import look
+from demo.gallery import RECORDED
 from demo.login import logins
 from demo.page import build
 from demo.presets import FEWEST, FIRST
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         load = partial(loaded, flags)
         name, llava, note = space.start(flags.model, load, miniature)
         names = tuple(dict.fromkeys([name, *flags.models]))
-        page = build(llava, flags.time_limit, models=names, load=load, note=note)
+        page = build(llava, flags.time_limit, models=names, load=load, note=note, recorded=flags.recorded)
         page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
         place = {"server_name": flags.host, "server_port": flags.port, "root_path": flags.root_path}
         page.launch(**place, auth=flags.auth_file, mcp_server=flags.mcp, **look.launching(share=flags.share))
@@ -71,6 +73,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("models", "", "more models that visitors may change to, comma between", type=names)
     flag("revision", None, "branch, tag or commit of --model on the hub")
     flag("adapter", None, "a LoRA adapter for --model: hub id or folder")
+    flag("recorded", str(RECORDED), "a folder of exported comparisons that visitors may open", type=folder)
     flag("dtype", "auto", "auto, float32, bfloat16 or float16")
     flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
     flag("double-quantization", "on", "off: int4 keeps its scales in float32", type=switch)
@@ -164,6 +167,13 @@ def miniature():
 def names(text: str) -> list[str]:
     """A flag's list, comma between."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def folder(text: str) -> Path:
+    """A flag's folder."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, got {text!r}")
+    return Path(text)
 
 
 def warm_up(llava):

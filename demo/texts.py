@@ -78,6 +78,18 @@ TEXTS = {
     "copied": ("Link copied", "链接已复制"),
     "export": ("Export", "导出"),
     "replay": ("Replay a report", "回放报告"),
+    # recorded runs
+    "recorded_runs": ("Recorded runs", "录制的运行"),
+    "recorded_asleep": (
+        "No model answers here now. These comparisons were measured before and kept whole, with every patch, count and time: open one.",
+        "这里暂时没有模型回答。这些对比此前已实测并完整保存，包含每个图块、计数与时间：点开一个看看。",
+    ),
+    "recorded_awake": (
+        "Measured before and kept whole, with every patch, count and time. Opening one asks no model.",
+        "此前已实测并完整保存，包含每个图块、计数与时间。打开时不会调用模型。",
+    ),
+    "only_replays": ("Open a recorded run, or replay a report of yours.", "打开一个录制的运行，或回放你自己的报告。"),
+    "recorded": ("recorded", "录制"),
     "parameters": ("Parameters", "参数"),
     "method_n": ("Method {}", "方法 {}"),
     "paper": ("Paper", "论文"),

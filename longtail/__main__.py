@@ -7,9 +7,8 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import answer as ask
 from . import bench, estimate, evaluate, load, make, open_image, races, sweep
-from .export import measure, write
+from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
 from .models.loading import OneLine
@@ -70,9 +69,6 @@ def _add_answer(commands, argv):
     command = commands.add_parser("answer", help="one answer to one question about one image")
     _run_flags(command)
     command.add_argument("--method", default="LongTail", help=f"one of {', '.join(REDUCERS)}")
-    command.add_argument(
-        "--then", action="append", default=[], metavar="QUESTION", help="a follow-up on the same image; may be repeated"
-    )
     if argv[:1] != ["answer"]:
         return
     finder = Parser(add_help=False)
@@ -91,11 +87,8 @@ def answer(arguments):
     """`answer`: words to stdout, or the whole record; with follow-ups, one after another, or a list of records."""
     names = {field.name for field in make(arguments.method).parameters()}
     reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
-    llava, image, records, history, seen = _load(arguments), open_image(arguments.image), [], (), None
-    for question in (arguments.question, *arguments.then):
-        said = ask(llava, image, question, reducer, history=history, seen=seen, **_options(arguments))
-        history, seen = () if llava.single_turn else said.turns, said.seen
-        records.append(said.record())
+    llava, image, questions = _load(arguments), open_image(arguments.image), (arguments.question, *arguments.then)
+    records = [said.record() for said in in_a_row(llava, image, questions, reducer, **_options(arguments))]
     if arguments.json:
         print(json.dumps(records if arguments.then else records[0]))
         return
@@ -123,12 +116,10 @@ def _add_compare(commands):
 
 
 def compare(arguments):
-    """`compare`: each method's words and numbers, or the records."""
+    """`compare`: each method's words and numbers, or the records; with follow-ups, those of the last."""
     reducers = _reducers(arguments.methods, arguments.budget, arguments.set)
-    image = open_image(arguments.image)
-    comparison = measure(
-        _load(arguments), image, arguments.question, reducers, repeat=arguments.repeat, **_options(arguments)
-    )
+    asked, options = (open_image(arguments.image), arguments.question, reducers), _options(arguments)
+    comparison = measure(_load(arguments), *asked, repeat=arguments.repeat, then=arguments.then, **options)
     if arguments.out:
         write(comparison, arguments.out)
     if arguments.json:
@@ -260,6 +251,9 @@ def _run_flags(command):
     command.add_argument("image", help="path of a PNG, JPEG, WEBP, GIF or BMP file")
     command.add_argument("question")
     command.add_argument("--preface", default="", help="text before the image")
+    command.add_argument(
+        "--then", action="append", default=[], metavar="QUESTION", help="a follow-up on the same image; may be repeated"
+    )
     command.add_argument("--max-new-tokens", type=int, default=128)
     command.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
     command.add_argument("--top-p", type=float, default=1.0)
