@@ -8,7 +8,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
 from . import answer as ask
-from . import bench, estimate, evaluate, load, make, open_image, parity, races, sweep
+from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
 from .export import measure, write
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
@@ -216,6 +216,9 @@ def _add_bench(commands):
     selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
     bench.add_flags(selectors)
     selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
+    model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
+    fullsize.add_flags(model)
+    model.set_defaults(run=fullsize.command)
 
 
 # ---- parity
