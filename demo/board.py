@@ -97,7 +97,7 @@ class Board:
         """The columns before the first answer."""
         parts = {CONDITIONS: say("side_by_side"), OVERLAPS: "", RESULT: None}
         for column in self.asked.columns:
-            parts |= blank(column, self.llava.grid)
+            parts |= blank(column, self.llava.views(self.asked.image.size))
         return parts
 
     def doing(self, turn: int, column: int, place: int, of: int) -> str:
@@ -230,14 +230,14 @@ def readings(record: dict) -> str:
     return prose.readings(reducer.explain(np.array(curve["similarity"]), curve["knee"]))
 
 
-def blank(column: int, grid: tuple[int, int] | None) -> Parts:
-    """A column before its answer: the patches that the model will cut its square into, and dashes."""
+def blank(column: int, views: list[dict] | None) -> Parts:
+    """A column before its answer: the patches that the model will cut its crop into, and dashes."""
     return {
         (column, "by"): say("answer"),
         (column, "answer"): [],
         (column, "turns"): "",
         (column, "refusal"): "",
         (column, "readings"): "",
-        (column, "panel"): panel.blank(grid and [{"grid": list(grid), "box": [0, 0, 1, 1]}]),
+        (column, "panel"): panel.blank(views),
         (column, "numbers"): numbers.table(None),
     }

@@ -34,33 +34,33 @@ class Fates:
 def fates(record: dict) -> Fates:
     """What became of each patch, told from an answer's record."""
     role, source = np.array(record["role"]), np.array(record["source"], int)
-    first, after = record["visual_span"]
-    left = np.full(after - first, -1)
-    for step, (_, count) in reversed(list(enumerate(record["steps"]))):
-        left[given_up(record["lost"][:count], record["recycled"], (first, after))[0]] = step
-    recycled = np.zeros(after - first, bool)
-    recycled[given_up(record["lost"], record["recycled"], (first, after))[1]] = True
-    speaker = np.arange(after - first)
-    for position, stands in record["recycled"]:
-        speaker[position - first] = stands - first
-    there = (source >= 0) & (after > first)
-    token = np.where(there, source, 0)
-    if after == first:  # stopped before the language model read anything
+    positions = record["positions"]
+    if not positions:  # stopped before the language model read anything
         return Fates(role, source, np.zeros(len(role), bool), np.full(len(role), -1))
+    left = np.full(len(positions), -1)
+    for step, (_, count) in reversed(list(enumerate(record["steps"]))):
+        left[given_up(record["lost"][:count], record["recycled"], positions)[0]] = step
+    recycled = np.zeros(len(positions), bool)
+    recycled[given_up(record["lost"], record["recycled"], positions)[1]] = True
+    speaker, stands = np.arange(len(positions)), {position: token for token, position in enumerate(positions)}
+    for position, by in record["recycled"]:
+        speaker[stands[position]] = stands[by]
+    there = source >= 0
+    token = np.where(there, source, 0)
     return Fates(role, np.where(there, speaker[token], -1), there & recycled[token], np.where(there, left[token], -1))
 
 
-def given_up(lost: list[int], recycled: list, span: tuple[int, int]) -> tuple[list[int], list[int]]:
+def given_up(lost: list[int], recycled: list, positions: list[int]) -> tuple[list[int], list[int]]:
     """Which visual tokens the language model lost and which it merged, from true positions as an answer has them.
 
-    `span`: where the visual tokens stood in the prompt. What was merged is lost with what speaks for it.
+    `positions`: where each visual token stood in the prompt. What was merged is lost with what speaks for it.
     """
     lost = set(lost)
     for position, speaker in reversed(list(recycled)):
         if speaker in lost:
             lost.add(position)
     merged = {position for position, _ in recycled} - lost
-    return tuple(sorted(p - span[0] for p in some if span[0] <= p < span[1]) for some in (lost, merged))
+    return tuple([token for token, p in enumerate(positions) if p in some] for some in (lost, merged))
 
 
 def cells(views: list[dict], width: int, height: int) -> list[tuple[float, float, float, float]]:

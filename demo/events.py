@@ -84,19 +84,20 @@ def afresh(page: Page, upload) -> dict:
     """The columns for a new image: nothing answered yet; or why the image cannot be used."""
     llava = page.host.llava
     try:
-        crop = llava.crop(run.opened(upload)) if upload and llava else None
+        image = run.opened(upload) if upload and llava else None
         parts, kept = run.said(say("invitation" if upload else "empty")), {}
     except ValueError as error:
-        crop, parts = None, run.trouble(error)
+        image, parts = None, run.trouble(error)
         kept = {page.asking.picture: None}  # or the browser labours at what we refuse
-    return kept | page.update(parts | _blank(crop, llava))
+    return kept | page.update(parts | _blank(image, llava))
 
 
-def _blank(crop, llava) -> run.Parts:
+def _blank(image, llava) -> run.Parts:
     parts = {board.CONDITIONS: say("side_by_side"), board.OVERLAPS: "", board.RESULT: None}
     parts |= {run.NEED_IMAGE: "", run.NEED_QUESTION: ""}
+    crop, views = (picture(llava.crop(image)), llava.views(image.size)) if image else (None, None)
     for column in range(COLUMNS):
-        parts |= board.blank(column, llava and llava.grid) | {(column, "picture"): crop and picture(crop)}
+        parts |= board.blank(column, views) | {(column, "picture"): crop}
     return parts
 
 

@@ -159,8 +159,9 @@ def view():
 def column(page: gr.Blocks, llava, index: int, scenes: list[Example]) -> Column:
     """A column, its controls made from its method's parameters."""
     name = FIRST[index] if index < len(FIRST) and FIRST[index] in REDUCERS else next(iter(REDUCERS))
-    crop = llava.crop(open_image(scenes[0].image)) if scenes and llava else None
-    start = {part: value for (_, part), value in board.blank(index, llava and llava.grid).items()}
+    image = open_image(scenes[0].image) if scenes and llava else None
+    crop, views = (llava.crop(image), llava.views(image.size)) if image else (None, None)
+    start = {part: value for (_, part), value in board.blank(index, views).items()}
     with gr.Column(visible=index < FEWEST, elem_id=f"column-{index + 1}", elem_classes="lane", min_width=0) as box:
         with gr.Row(elem_classes="head"):
             method = gr.Dropdown(

@@ -34,9 +34,9 @@ def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> st
 
 def given_up(record: dict) -> tuple[int, int]:
     """KV entries the language model dropped, merged or evicted, and how many of them were visual."""
-    first, after = record["visual_span"]
+    visual = set(record["positions"])
     gone = {*record["lost"], *(position for position, _ in record["recycled"])}
-    return len(gone), sum(first <= position < after for position in gone)
+    return len(gone), len(gone & visual)
 
 
 def heading(record: dict) -> str:

@@ -5,8 +5,8 @@ const find = name => element.querySelector(name);
 const word = key => document.querySelector(`#words [data-word="${key}"]`)?.textContent ?? key;
 const tell = (kind, detail) => document.dispatchEvent(new CustomEvent(`longtail:${kind}`, {detail}));
 const svg = find('.picture'), tip = find('.tip'), plot = find('.plot'), dot = find('.dot'), legend = find('.legend');
-const none = find('.curve .none'), scrub = find('.scrub input'), said = find('.scrub output'), hand = find('.hand');
-let seen = {}, cells = [], states = [], rank = [], layers = {}, chosen = new Set(), hot = -1, figure = null;
+const none = find('.curve .none'), which = find('.which'), scrub = find('.scrub input'), said = find('.scrub output'), hand = find('.hand');
+let seen = {}, cells = [], states = [], drawn = {}, view = 0, rank = [], layers = {}, chosen = new Set(), hot = -1, figure = null;
 
 const make = (tag, attributes) => {
   const node = svg.appendChild(document.createElementNS('http://www.w3.org/2000/svg', tag));
@@ -21,12 +21,12 @@ const path = (inside, shape) => cells.filter((_, p) => inside(p)).map(shape).joi
 
 function lay(views) {
   cells = [];
-  for (const {grid: [rows, columns], box: [left, top, wide, high]} of views) {
+  for (const [view, {grid: [rows, columns], box: [left, top, wide, high]}] of views.entries()) {
     const start = cells.length, x = left * columns / wide, y = top * rows / high;
     for (let i = 0; i < rows * columns; i++) {
       const row = Math.floor(i / columns), column = i % columns, at = (r, c) =>
         r >= 0 && c >= 0 && r < rows && c < columns ? start + r * columns + c : -1;
-      cells.push({x: SIDE * (x + column), y: SIDE * (y + row), row, column, next: [
+      cells.push({view, x: SIDE * (x + column), y: SIDE * (y + row), row, column, next: [
         at(row, column + 1), at(row + 1, column), at(row, column - 1), at(row - 1, column)]});
     }
   }
@@ -95,6 +95,7 @@ const number = value => Math.abs(value) >= 0.001 ? value.toPrecision(3) : value.
 
 function show(patch) {
   hot = patch < cells.length ? patch : -1;
+  if (hot >= 0 && cells[hot].view !== view) turn(cells[hot].view);
   const rect = find('.hot'), r = rank[hot], lit = hot >= 0 && rect;
   rect?.setAttribute('visibility', lit ? 'visible' : 'hidden');
   dot.hidden = !(lit && r !== undefined && plot._fullLayout);
@@ -104,14 +105,14 @@ function show(patch) {
   rect.setAttribute('y', y);
   rect.dataset.patch = hot;
   tip.textContent = [`${word('patch')} ${hot}`, `${word('row')} ${row + 1}, ${word('column')} ${column + 1}`,
-    ...(r === undefined ? [] : [`${word('rank')} ${r + 1}`, `${word('similarity')} ${number(seen.similarity[r])}`,
-      ...(r < seen.objective.length ? [`f ${seen.objective[r].toFixed(1)}`] : [])]),
+    ...(r === undefined ? [] : [`${word('rank')} ${r + 1}`, `${word('similarity')} ${number(drawn.similarity[r])}`,
+      ...(r < drawn.objective.length ? [`f ${drawn.objective[r].toFixed(1)}`] : [])]),
     ...(states[hot] ? [word(states[hot])] : [])].join(' · ');
   if (dot.hidden) return;
   const {xaxis, yaxis} = plot._fullLayout;
   dot.dataset.rank = r + 1;
   dot.style.transform = `translate(${plot.offsetLeft + xaxis._offset + xaxis.d2p(r + 1)}px,
-    ${plot.offsetTop + yaxis._offset + yaxis.d2p(seen.similarity[r])}px)`;
+    ${plot.offsetTop + yaxis._offset + yaxis.d2p(drawn.similarity[r])}px)`;
 }
 
 const light = patch => patch === hot || tell('hot', {patch});
@@ -167,22 +168,31 @@ hand.addEventListener('click', event => {
 
 plot.addEventListener('pointermove', event => {
   const {xaxis} = plot._fullLayout ?? {}, at = xaxis && Math.round(xaxis.p2d(event.clientX - plot.getBoundingClientRect().left - xaxis._offset));
-  if (seen.order) light(at >= 1 && at <= seen.order.length ? seen.order[at - 1] : -1);
+  if (drawn.order) light(at >= 1 && at <= drawn.order.length ? drawn.order[at - 1] : -1);
 });
 plot.addEventListener('pointerleave', () => light(-1));
 plot.addEventListener('keydown', event => {
   const by = {ArrowRight: 1, ArrowLeft: -1}[event.key];
-  if (!by || !seen.order) return;
+  if (!by || !drawn.order) return;
   event.preventDefault();
-  light(seen.order[Math.max(0, Math.min(seen.order.length - 1, (rank[hot] ?? -by) + by))]);
+  light(drawn.order[Math.max(0, Math.min(drawn.order.length - 1, (rank[hot] ?? -by) + by))]);
 });
 
+function turn(to) {  // to the curve of another view
+  view = to;
+  drawn = seen.curves?.[view] ?? {};
+  rank = [];
+  drawn.order?.forEach((patch, r) => rank[patch] = r);
+  which.textContent = (seen.views?.length ?? 1) < 2 ? '' : view ? `${word('tile')} ${view}` : word('whole_image');
+  curve();
+}
+
 async function curve() {
-  const wanted = seen.figure && JSON.stringify([seen.figure, shared.log]);
-  none.textContent = seen.figure ? '' : seen.method ? `${seen.method} ${word('no_curve')}` : word('curve_here');
-  plot.hidden = !seen.figure;
+  const wanted = drawn.figure && JSON.stringify([drawn.figure, shared.log]);
+  none.textContent = drawn.figure ? '' : seen.method ? `${seen.method} ${word('no_curve')}` : word('curve_here');
+  plot.hidden = !drawn.figure;
   plot.setAttribute('aria-label', word('curve'));
-  if (!seen.figure || wanted === figure) return void (figure = wanted);
+  if (!drawn.figure || wanted === figure) return void (figure = wanted);
   figure = wanted;
   const Plotly = await plotly(), [{data, layout}] = JSON.parse(wanted, (_, it) => typeof it === 'string' ? longtailSpoken(it) : it);
   if (wanted !== figure) return;
@@ -210,8 +220,6 @@ listen('view', () => { look(); curve(); });
 function update() {
   const before = seen, followed = +scrub.value >= +scrub.max;
   seen = JSON.parse(props.value || '{}');
-  rank = [];
-  seen.order?.forEach((patch, r) => rank[patch] = r);
   if (!seen.method && before.method) chosen.clear(), picked();
   const late = seen.left?.some(token => token > 0);
   find('.scrub').hidden = !late;
@@ -219,7 +227,7 @@ function update() {
   scrub.setAttribute('aria-label', word('scrub'));
   if (followed || !late) scrub.value = scrub.max;
   step();
-  curve();
+  turn(view < (seen.views?.length ?? 0) ? view : 0);
 }
 update();
 watch(['value', 'picture'], update);

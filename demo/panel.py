@@ -2,6 +2,7 @@
 other, and in every other column; patches that are clicked become a selection by hand. No hover asks the server."""
 
 import json
+from itertools import accumulate
 
 import gradio as gr
 import numpy as np
@@ -16,7 +17,8 @@ TEMPLATE = """<svg class="picture" tabindex="0" role="group"></svg><p class="tip
 <div class="legend" role="group"></div>
 <div class="hand" hidden><span></span> <button type="button" data-do="ask"></button>
 <button type="button" data-do="kept"></button> <button type="button" data-do="clear"></button></div></div>
-<div class="curve"><div class="plot" tabindex="0" role="group" hidden></div><i class="dot" hidden></i>
+<div class="curve"><p class="which"></p>
+<div class="plot" tabindex="0" role="group" hidden></div><i class="dot" hidden></i>
 <p class="none"></p></div>"""
 
 
@@ -42,7 +44,9 @@ def view(record: dict) -> str:
     """All that the panel draws of a record, as JSON."""
     if not record["role"]:  # stopped before the tower was through
         return blank(record["views"])
-    fates, curve = draw.fates(record), record["curve"]
+    fates, sizes = draw.fates(record), [rows * columns for rows, columns in (v["grid"] for v in record["views"])]
+    curves = [record["curve"] and record["curve"] | {"order": record["order"]}, *record["tile_curves"]]
+    starts = accumulate(sizes, initial=0)
     return json.dumps(
         {
             "method": record["method"],
@@ -53,12 +57,19 @@ def view(record: dict) -> str:
             "left": fates.left.tolist(),
             "said": [characters for characters, _ in record["steps"]],
             "text": record["answer"],
-            "order": record["order"],
-            "similarity": curve and curve["similarity"],
-            "objective": curve and objective(np.array(curve["similarity"])).round(4).tolist(),
-            "figure": curve and figures.similarity_curve(curve),
+            "curves": [curve and _curve(curve, start) for curve, start in zip(curves, starts, strict=False)],
         }
     )
+
+
+def _curve(curve: dict, start: int) -> dict:
+    """One view's curve; its patches counted through all views, from `start`."""
+    return {
+        "order": [start + patch for patch in curve["order"]],
+        "similarity": curve["similarity"],
+        "objective": objective(np.array(curve["similarity"])).round(4).tolist(),
+        "figure": figures.similarity_curve(curve),
+    }
 
 
 def _groups(group: np.ndarray) -> list[int]:

@@ -12,6 +12,7 @@ ALERT = "element.setAttribute('role', 'alert');"
 PANEL = (
     *("patches", "patch", "row", "column", "rank", "similarity", "kept", "recovered", "merged", "evicted", "dropped"),
     *("toggle", "after", "scrub", "curve", "no_curve", "curve_here", "by_hand", "hand_ask", "hand_kept", "hand_clear"),
+    *("whole_image", "tile"),
     *("link", "copied"),
 )
 MARK = """<svg viewBox="0 0 64 40" width="64" height="40" aria-hidden="true">

@@ -112,6 +112,8 @@ TEXTS = {
     "after": ("after token", "第几个 token 之后"),
     "scrub": ("Generated token after which the patches are shown", "显示第几个生成 token 之后的图块"),
     "curve": ("Similarity curve: arrow keys walk along the ranks", "相似度曲线：方向键沿排名移动"),
+    "whole_image": ("The whole image", "整幅图像"),
+    "tile": ("Tile", "图块"),
     "no_curve": ("sorts no similarity curve.", "不使用相似度曲线。"),
     "knee_at": ("knee i* = {}", "拐点 i* = {}"),
     "kept_of": ("kept {} of {}", "保留 {} / {}"),

@@ -108,7 +108,7 @@ def _add_compare(commands):
     command = commands.add_parser("compare", help="several methods side by side")
     _run_flags(command)
     command.add_argument("--methods", default="Full,LongTail,Random", help="names, comma between")
-    command.add_argument("--budget", type=int, help="the same number of visual tokens for all but Full")
+    command.add_argument("--budget", type=int, help="the same number of visual tokens, of each view, for all but Full")
     command.add_argument(
         "--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a parameter of a method"
     )
@@ -259,6 +259,7 @@ def _flag(name: str) -> str:
 def _run_flags(command):
     command.add_argument("image", help="path of a PNG, JPEG, WEBP, GIF or BMP file")
     command.add_argument("question")
+    command.add_argument("--preface", default="", help="text before the image")
     command.add_argument("--max-new-tokens", type=int, default=128)
     command.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
     command.add_argument("--top-p", type=float, default=1.0)
@@ -280,7 +281,7 @@ def _load(arguments):
 
 
 def _options(arguments) -> dict:
-    names = ("max_new_tokens", "temperature", "top_p", "seed", "time_limit")
+    names = ("preface", "max_new_tokens", "temperature", "top_p", "seed", "time_limit")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -289,10 +290,12 @@ def _line(record: dict) -> str:
     tokens = record["tokens"]
     ms = {name: f"{1000 * value:.1f} ms" for name, value in record["seconds"].items()}
     ms |= {name: "reused" for name in record["reused"]}
-    knee = f", knee i* = {record['curve']['knee']}" if record["curve"] else ""
+    knees = [str(curve["knee"]) for curve in (record["curve"], *record["tile_curves"]) if curve]
+    knee = f", knee i* = {', '.join(knees)}" if knees else ""
+    newlines = f" and {tokens['newlines']} newlines" if tokens["newlines"] else ""
     return (
-        f"  {tokens['visual']} of {tokens['patches']} visual tokens{knee}; prompt {tokens['prompt']}, generated "
-        f"{tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
+        f"  {tokens['visual']} of {tokens['patches']} visual tokens{newlines}{knee}; prompt {tokens['prompt']}, "
+        f"generated {tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
         f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
         f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
         f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
 from .models.llava import Llava
 from .reducer import Reducer
@@ -37,20 +37,6 @@ class Tokens:
     newlines: int = 0
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """Measured, the reader's time between two answers left out. `first_token` is all that came before it; `per_token`
-    the median of the later ones; `method` what the reducer took up to the first token, wherever it acted."""
-
-    preprocess: float = 0.0
-    vision: float = 0.0
-    method: float = 0.0
-    prefill: float = 0.0
-    first_token: float = 0.0
-    per_token: float = 0.0
-    total: float = 0.0
-
-
 @dataclass(frozen=True, eq=False)
 class Answer:
     """All that is known after a token. `finished` is None while more may come, then eos, length, stopped or time."""
@@ -60,6 +46,7 @@ class Answer:
     dtype: str
     reducer: Reducer
     question: str
+    preface: str  # text before the image
     history: tuple[tuple[str, str], ...]  # the questions before this one, each with its answer
     text: str
     token_ids: tuple[int, ...]
@@ -95,12 +82,14 @@ class Answer:
         return self.reduced[0].curve if self.reduced else None
 
     def record(self) -> dict:
-        """This answer as plain JSON values. `keep` and `source` count patches and tokens through all `views`."""
+        """This answer as plain JSON values. `keep` and `source` count patches and tokens through all `views`; `curve`
+        and `order` are the first view's, `tile_curves` those of the others."""
         curve, views = self.curve, self.reduced
         return {
             "model": self.model,
             "method": self.method,
             "params": dataclasses.asdict(self.reducer),
+            "preface": self.preface,
             "history": [list(turn) for turn in self.history],
             "question": self.question,
             "answer": self.text,
@@ -109,8 +98,11 @@ class Answer:
             "seconds": dataclasses.asdict(self.seconds),
             "reused": list(self.reused),
             "memory": self.memory,
-            "curve": curve and {"knee": curve.knee, "kept": curve.kept, "similarity": curve.similarity.tolist()},
+            "curve": curve and curve.record(),
             "order": curve and curve.order.tolist(),
+            "tile_curves": [
+                view.curve and view.curve.record() | {"order": view.curve.order.tolist()} for view in views[1:]
+            ],
             "views": [{"grid": list(view.grid), "box": list(view.box)} for view in self.visual],
             "keep": _through([view.keep for view in views], [len(view.source) for view in views]),
             "source": _through([view.source for view in views], [len(view.keep) for view in views]),
@@ -124,51 +116,6 @@ class Answer:
             "dtype": self.dtype,
             "seed": self.seed,
         }
-
-
-class Halted(Exception):
-    """Raised between layers when the visitor stopped the run or its time is up."""
-
-
-@dataclass
-class Clock:
-    """Laps of one answer: each names what was done since the last, the device waited for. Knows stop and time limit."""
-
-    device: torch.device
-    stop: object = None  # has is_set(), as threading.Event
-    limit: float | None = None  # seconds
-    last: float = field(default_factory=time.perf_counter)
-    laps: dict = field(default_factory=dict)
-    steps: list = field(default_factory=list)
-
-    def lap(self, name: str):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        if name == "decode":
-            self.steps.append(now - self.last)
-        else:
-            self.laps[name] = self.laps.get(name, 0.0) + now - self.last
-        self.last = now
-
-    def restart(self):
-        """After a yield: the reader's time is not ours."""
-        self.last = time.perf_counter()
-
-    def halted(self) -> str | None:
-        if self.stop is not None and self.stop.is_set():
-            return "stopped"
-        spent = sum(self.laps.values()) + sum(self.steps) + time.perf_counter() - self.last
-        return "time" if self.limit is not None and spent > self.limit else None
-
-    def between(self):
-        if reason := self.halted():
-            raise Halted(reason)
-
-    def seconds(self) -> Seconds:
-        first, steps = sum(self.laps.values()), sorted(self.steps)
-        median = (steps[len(steps) // 2] + steps[(len(steps) - 1) // 2]) / 2 if steps else 0.0
-        return Seconds(**self.laps, first_token=first, per_token=median, total=first + sum(steps))
 
 
 @dataclass(frozen=True)
@@ -208,10 +155,12 @@ def generate(
     history: Sequence[tuple[str, str]] = (),
     seen: Seen | None = None,
     shared: Seen | None = None,
+    preface: str = "",
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
-    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work.
+    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work;
+    `preface` is text before the image.
     A follow-up takes `history` (`Answer.turns`), which the model reads before the question, and `seen` (`Answer.seen`):
     the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
     image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
@@ -221,7 +170,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    run = _Run(llava, reducer, question, history, sampling, Clock(llava.device, stop, time_limit))
+    run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit))
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
@@ -253,14 +202,15 @@ def compare(
     reducers: list[Reducer],
     history: Sequence[tuple[str, str]] = (),
     seen: Seen | None = None,
+    preface: str = "",
     **options,
 ) -> list[Answer]:
     """The last answer of each reducer, same arguments. The tower runs once for all that do not act inside it, not at
     all where `seen` serves them; its one measured time then stands in each of their `seconds`."""
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
-    clock, options = Clock(llava.device), options | {"history": history, "seen": seen}
-    shared = look(llava, image, question, layers, clock, history=history, before=seen) if outside else None
+    clock, options = Clock(llava.device), options | {"history": history, "seen": seen, "preface": preface}
+    shared = look(llava, image, question, layers, clock, None, history, seen, preface) if outside else None
     return [
         answer(llava, image, question, reducer, shared=None if "trim" in reducer.active() else shared, **options)
         for reducer in reducers
@@ -274,6 +224,7 @@ class _Run:
     llava: Llava
     reducer: Reducer
     question: str
+    preface: str
     history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
@@ -326,6 +277,7 @@ class _Run:
             dtype=str(self.llava.dtype).removeprefix("torch."),
             reducer=self.reducer,
             question=self.question,
+            preface=self.preface,
             history=tuple(map(tuple, self.history)),
             text=self.text,
             token_ids=tuple(self.ids),
@@ -349,7 +301,7 @@ class _Run:
     def _look(self, image, before: Seen | None) -> Seen:
         inside = self.reducer if "trim" in self.reducer.active() else None
         asked = self.llava, image, self.question, self.reducer.layers_read()
-        return look(*asked, self.clock, inside, self.history, before)
+        return look(*asked, self.clock, inside, self.history, before, self.preface)
 
     def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
         reduced = self.reducer.reduce(visual)

@@ -48,6 +48,7 @@ class Tokens(Shape):
     kv_bytes: Count
     layer_mean: Annotated[float, Field(ge=0)]
     layers: Annotated[list[Count], Field(max_length=1000)] = []
+    newlines: Count = 0
 
 
 class Times(Shape):
@@ -64,6 +65,15 @@ class Curve(Shape):
     knee: Annotated[int, Field(ge=1)]
     kept: Annotated[int, Field(ge=1)]
     similarity: Annotated[Numbers, Field(min_length=1)]
+
+
+class TileCurve(Curve):
+    order: Indices
+
+
+def _whole(curve: TileCurve) -> bool:
+    n = len(curve.similarity)
+    return sorted(curve.order) == list(range(n)) and max(curve.knee, curve.kept) <= n
 
 
 class View(Shape):
@@ -89,6 +99,7 @@ class Record(Shape):
     method: Name
     params: Annotated[dict[Name, bool | int | float | Text], Field(max_length=50)]
     question: Text
+    preface: Text = ""
     history: Annotated[list[tuple[Text, Text]], Field(max_length=100)] = []
     answer: Text
     finished: Literal["eos", "length", "stopped", "time"]
@@ -106,6 +117,8 @@ class Record(Shape):
     source: Indices
     role: Annotated[list[Literal[ROLES]], Field(max_length=MOST)]
     visual_span: Pair
+    positions: Indices = []  # as the span says, in reports from before it was written
+    tile_curves: Annotated[list[TileCurve | None], Field(max_length=100)] = []
     lost: Indices
     recycled: Annotated[list[Pair], Field(max_length=MOST)]
     steps: Annotated[list[Pair], Field(max_length=MOST)]
@@ -113,6 +126,14 @@ class Record(Shape):
     device: Name
     dtype: Name
     seed: int
+
+    @model_validator(mode="after")
+    def positions_from_the_span(self):
+        """Where a report from before LLaVA-1.6 holds no positions, its visual tokens fill their span."""
+        first, after = self.visual_span
+        if not self.positions and after - first == len(self.keep):
+            self.positions = list(range(*self.visual_span))
+        return self
 
     @model_validator(mode="after")
     def hangs_together(self):
@@ -124,8 +145,10 @@ class Record(Shape):
             len(self.source) == patches in (0, seen) and seen <= MOST,
             self.tokens.prompt == 0 or self.tokens.prompt > self.tokens.visual,
             all(patch < patches for patch in self.keep) and all(token < len(self.keep) for token in self.source),
-            first <= after and after - first in (0, len(self.keep)),
-            all(first <= position < after for pair in self.recycled for position in pair),
+            first <= after and len(self.positions) in (0, len(self.keep)),
+            all(first <= position < after for position in self.positions),
+            {position for pair in self.recycled for position in pair} <= set(self.positions),
+            len(self.tile_curves) in (0, len(self.views) - 1) and all(map(_whole, filter(None, self.tile_curves))),
             curve is None or (curve[0] <= patches and curve[1] == list(range(curve[0]))),
             self.curve is None or max(self.curve.knee, self.curve.kept) <= len(self.curve.similarity),
         )

@@ -56,6 +56,7 @@ def look(
     reducer: Reducer | None = None,
     history=(),
     before: Seen | None = None,
+    preface: str = "",
 ) -> Seen:
     """Prompt and vision tower: everything before `reduce`. Where a reducer is given, its `trim` acts inside.
 
@@ -68,7 +69,7 @@ def look(
         clock.lap("method")
         return reduced
 
-    prompt = llava.prompt(open_image(image), question, history)
+    prompt = llava.prompt(open_image(image), question, history, preface)
     again = before is not None and before.serves(llava, prompt.pixels, layers, reducer)
     clock.lap("preprocess")
     if again:

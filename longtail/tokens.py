@@ -106,6 +106,10 @@ class Curve:
     knee: int
     kept: int
 
+    def record(self) -> dict:
+        """Plain JSON values."""
+        return {"knee": self.knee, "kept": self.kept, "similarity": self.similarity.tolist()}
+
     @property
     def keep(self) -> Tensor:
         """The patches [kept] of the highest similarity, most similar first."""

@@ -358,7 +358,7 @@ def test_loading_refuses_in_a_sentence(tmp_path):
         ({"name": "nope"}, "there is no model 'nope': give one of tiny, llava-1.5-7b"),
         ({"name": str(tmp_path / "none")}, "there is no model '.*none'"),
         ({"name": str(tmp_path / "empty")}, "holds no config.json"),
-        ({"name": str(tmp_path / "other")}, "is a 'bert' model, which is not supported: llava is"),
+        ({"name": str(tmp_path / "other")}, "is a 'bert' model, which is not supported: llava, llava_next are"),
         ({"dtype": "int3"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int3'"),
         ({"quantization": "int2"}, "quantization must be one of none, int8, int4, got 'int2'"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),

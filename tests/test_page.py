@@ -123,8 +123,10 @@ def record_of(role, source, span=(0, 0), lost=(), recycled=(), steps=((0, 0),), 
     """As much of a record as a picture needs."""
     return {
         **{"role": list(role), "source": list(source), "visual_span": list(span), "lost": list(lost)},
+        "positions": list(range(*span)),
         **{"recycled": [list(pair) for pair in recycled], "steps": [list(step) for step in steps]},
         **{"keep": list(keep), "views": list(views), "method": "Full", "answer": "", "curve": None, "order": None},
+        "tile_curves": [],
     }
 
 
@@ -141,8 +143,8 @@ def test_states_follow_the_source():
     assert [late.states(step)[1] for step in range(3)] == ["kept", "kept", "evicted"]
     both = draw.fates(pruned(recycled=[(5, 6)]))
     assert both.states().tolist() == ["merged", "kept", "merged", "dropped"] and both.group.tolist() == [1, 1, 1, -1]
-    assert draw.given_up([3, 0, 6, 5, 7], (), (5, 7)) == ([0, 1], [])
-    assert draw.given_up([9], [(5, 6), (6, 9), (7, 8)], (5, 9)) == ([0, 1], [2]), "lost with what spoke for them"
+    assert draw.given_up([3, 0, 6, 5, 7], (), [5, 6]) == ([0, 1], [])
+    assert draw.given_up([9], [(5, 6), (6, 9), (7, 8)], [5, 6, 7, 8]) == ([0, 1], [2]), "lost with what spoke for them"
 
 
 def test_masked_picture():
@@ -201,13 +203,14 @@ def test_tiles_are_drawn_in_place():
 def test_the_panel_has_all_that_a_record_says(llava, picture):
     answer = longtail.answer(llava, picture, "What?", LongTail(alpha=0.5), max_new_tokens=6)
     seen = json.loads(panel.view(answer.record()))
-    assert seen["role"] == answer.reduced[0].role.tolist() and seen["order"] == answer.curve.order.tolist()
-    assert seen["similarity"] == answer.curve.similarity.tolist() and len(seen["figure"]["data"]) == 3
-    assert seen["objective"] == pytest.approx(answer.curve.objective.tolist(), abs=1e-3)
+    (curve,) = seen["curves"]
+    assert seen["role"] == answer.reduced[0].role.tolist() and curve["order"] == answer.curve.order.tolist()
+    assert curve["similarity"] == answer.curve.similarity.tolist() and len(curve["figure"]["data"]) == 3
+    assert curve["objective"] == pytest.approx(answer.curve.objective.tolist(), abs=1e-3)
     assert len(seen["said"]) == answer.tokens.generated
     assert any(token > 0 for token in seen["left"]), "stage 2 gives something up after the first token"
     merged = json.loads(panel.view(longtail.answer(llava, picture, "What?", make("ToMe"), max_new_tokens=1).record()))
-    assert any(group >= 0 for group in merged["group"]) and merged["figure"] is None
+    assert any(group >= 0 for group in merged["group"]) and merged["curves"] == [None]
     assert json.loads(panel.blank(None)) == {"views": [], "method": None}
 
 
@@ -333,7 +336,8 @@ def test_compare_fills_every_column(llava, picture):
         assert shown[column, "by"].startswith(method)
         assert f"<b>{alone.tokens.visual}</b> of 36" in shown[column, "numbers"]
         assert json.loads(shown[column, "panel"])["role"] == alone.reduced[0].role.tolist()
-    assert json.loads(shown[0, "panel"])["figure"] is None and json.loads(shown[1, "panel"])["figure"]
+    assert json.loads(shown[0, "panel"])["curves"] == [None]
+    assert json.loads(shown[1, "panel"])["curves"][0]["figure"]
     assert "n = 1" in shown[board.CONDITIONS] and shown[run.MESSAGE].startswith("Done")
     turns = [re.search(r"ran (\d) of 2", shown[column, "by"])[1] for column in (0, 1)]
     assert sorted(turns) == ["1", "2"]

@@ -73,5 +73,5 @@ def _family(name: str, place: str) -> type[Llava]:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the model {name!r} could not be read{offline}: {reason}") from error
     if kind not in FAMILIES:
-        raise ValueError(f"{name!r} is a {kind!r} model, which is not supported: {', '.join(FAMILIES)} is")
+        raise ValueError(f"{name!r} is a {kind!r} model, which is not supported: {', '.join(FAMILIES)} are")
     return FAMILIES[kind]

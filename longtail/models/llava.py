@@ -67,14 +67,20 @@ class Llava:
 
     # ---- prompt
 
-    def prompt(self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = ()) -> Prompt:
+    def prompt(
+        self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = (), preface: str = ""
+    ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
 
-        Raises ValueError for an empty question, for more characters than are read, and for a history that is no pairs.
+        `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more
+        characters than are read, and for a history that is no pairs.
         """
-        _refuse_what_cannot_be_asked(question, history)
+        _refuse_what_cannot_be_asked(question, history, preface)
         *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
         text = self.processor.apply_chat_template(_messages([*before, question]), add_generation_prompt=True)
+        if preface:
+            image_token = self.processor.image_token
+            text = text.replace(image_token, f"{self._inert(preface)}\n{image_token}", 1)
         inputs = self.processor(images=image, text=text, return_tensors="pt")
         ids = inputs["input_ids"][0]
         preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
@@ -98,6 +104,10 @@ class Llava:
         """The square the model sees, at its own resolution: what masks are drawn on."""
         pixels = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
         return Image.fromarray(pixels["pixel_values"][0].transpose(1, 2, 0).round().clip(0, 255).astype("uint8"))
+
+    def views(self, size: tuple[int, int]) -> list[dict]:
+        """Grid of patches, and place in the crop, of each view of an image of that width and height."""
+        return [{"grid": list(view.grid), "box": list(view.box)} for view in self.layout(size).views]
 
     def room(self) -> int:
         """Positions the language model was trained for."""
@@ -241,7 +251,7 @@ def _messages(texts: list[str]) -> list[dict]:
     return messages
 
 
-def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]]):
+def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]], preface: str):
     """ValueError where a question is empty, there is too much text, or an earlier turn is no question and answer."""
     for turn in history:
         if not isinstance(turn, tuple | list) or [type(text) for text in turn] != [str, str]:
@@ -252,11 +262,11 @@ def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str
         raise ValueError(
             f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
         )
-    whole = len(question) + sum(len(text) for turn in history for text in turn)
+    whole = len(question) + len(preface) + sum(len(text) for turn in history for text in turn)
     if whole > MAX_QUESTION:
         raise ValueError(
             f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
-            "ask with fewer turns before it"
+            "ask with fewer turns, or less text, before it"
         )
 
 
