@@ -213,6 +213,7 @@ def add_flags(command):
     """The flags of `parity`."""
     command.add_argument("--families", default="all", help=f"{', '.join(miniatures.FAMILIES)} (comma between), or all")
     command.add_argument("--precisions", default="all", help=f"{', '.join(PRECISIONS)} (comma between), or all")
+    command.add_argument("--shapes", default="all", help=f"of images: {', '.join(SIZES)} (comma between), or all")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--markdown", action="store_true", help="print a Markdown table")
@@ -222,10 +223,11 @@ def command(arguments):
     """`parity`: a row as soon as it is known, then what the numbers mean. Ends with status 1 where a check fails."""
     families = _chosen("--families", arguments.families, miniatures.FAMILIES)
     precisions = _chosen("--precisions", arguments.precisions, PRECISIONS)
+    shapes = _chosen("--shapes", arguments.shapes, SIZES)
     found, line = [], _markdown if arguments.markdown else _text
     if not arguments.json:
         print(line(COLUMNS) + ("\n|" + "---|" * len(COLUMNS)) * arguments.markdown)
-    for row in table(families, precisions, arguments.device):
+    for row in table(families, precisions, arguments.device, {shape: SIZES[shape] for shape in shapes}):
         found.append(row)
         if not arguments.json:
             print(line(row.cells()), flush=True)

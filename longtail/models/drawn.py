@@ -32,7 +32,7 @@ class Drawn:
     def __getattr__(self, name: str):
         return getattr(self.llava, name)
 
-    def prompt(self, image, question: str, history=()) -> Prompt:
+    def prompt(self, *asked) -> Prompt:
         """The one that was drawn."""
         return self.drawn
 
