@@ -23,6 +23,7 @@ import longtail
 from demo import look
 from demo.page import build
 from demo.presets import FEWEST, FIRST
+from longtail.models.loading import Lines, Progress
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,8 +63,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
     flag("model", "tiny", "a known name, a hub id or a folder; none: a page that only replays reports")
     flag("models", "", "more models that visitors may change to, comma between", type=names)
+    flag("revision", None, "branch, tag or commit of --model on the hub")
+    flag("adapter", None, "a LoRA adapter for --model: hub id or folder")
     flag("dtype", "auto", "auto, float32, bfloat16 or float16")
     flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
+    flag("double-quantization", "on", "off: int4 keeps its scales in float32", type=switch)
+    flag("attention", "sdpa", "sdpa or flash_attention_2")
     flag("device", "auto", "auto, cpu, cuda or cuda:N")
     flag("host", None, "address to listen on; None: this machine alone, or what Gradio's own variables say")
     flag("port", None, "port to listen on; None: the first free one from 7860", type=between(1, 65535))
@@ -103,12 +108,24 @@ def switch(text: str) -> bool:
     return text.lower() in ("on", "1", "true")
 
 
-def loaded(flags: argparse.Namespace, name: str):
-    """A model, warmed up; None for the name none: the page replays reports."""
+def loaded(flags: argparse.Namespace, name: str, progress=None):
+    """A model, warmed up; None for the name none: the page replays reports. `progress` is told as the log is."""
     if name == "none":
         return None
-    llava = longtail.load(name, flags.dtype, flags.quantization, flags.device)
+    lines = Lines(name, sys.stderr)
+
+    def tell(step):
+        for told in filter(None, (lines, progress)):
+            told(step)
+
+    own = {"revision": flags.revision, "adapter": flags.adapter} if name == flags.model else {}
+    how = {
+        name: getattr(flags, name) for name in ("dtype", "quantization", "double_quantization", "attention", "device")
+    }
+    llava = longtail.load(name, **how, **own, progress=tell)
+    tell(Progress("warm_up", 0, 1))
     warm_up(llava)
+    lines.ended(llava.loaded.line())
     return llava
 
 

@@ -1,11 +1,14 @@
 """What the events do: the page and its values in, Gradio updates out. A run itself is `board.compare`."""
 
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import gradio as gr
 
 from longtail import REDUCERS, Reducer, make
 from longtail.export import picture
+from longtail.models.loading import Progress, gib
 from longtail.reducer import spec
 
 from . import arithmetic, board, export, link, panel, prose, run
@@ -102,23 +105,40 @@ def _blank(image, llava) -> run.Parts:
 
 
 def changing(page: Page):
-    """The event of another model: the one before is unloaded first, the columns start afresh."""
+    """The event of another model: the one before is unloaded first, the columns start afresh.
 
-    def change(name, upload, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
+    A worker loads, so that the page can say how far it is; it finishes even where the visitor leaves.
+    """
+
+    def change(name, upload):
         if page.host.name == name:
             yield {page.asking.message: gr.skip()}
             return
         yield page.update(run.said(say("loading_model", name)))
-        try:
-            with run.LANE:
-                page.host.change(name)
-            parts = run.said(say("loaded", name))
-        except Exception as error:
-            parts = run.trouble(error)
-        parts |= {board.STATUS: prose.status(page.host.llava)}
+        told = SimpleQueue()
+        Thread(target=_change, args=(page, name, told), name="loading", daemon=True).start()
+        while isinstance(step := told.get(), Progress):
+            yield page.update(run.said(say(f"loading_{step.phase}", name, *_far(step))))
+        parts = step | {board.STATUS: prose.status(page.host.llava)}
         yield {page.model: page.host.name} | afresh(page, upload) | page.update(parts)
 
     return change
+
+
+def _far(step: Progress) -> tuple:
+    """The values of what the page says of a step."""
+    bytes_ = {"files": (gib(step.done), gib(step.total), step.file), "weights": (gib(step.total),)}
+    return ({"config": (), "adapter": (), "warm_up": ()} | bytes_)[step.phase]
+
+
+def _change(page: Page, name: str, told: SimpleQueue):
+    """Load another model in the line for it; the last that is `told` is what the page says then."""
+    try:
+        with run.LANE:
+            page.host.change(name, told.put)
+        told.put(run.said(say("loaded", name)))
+    except Exception as error:
+        told.put(run.trouble(error))
 
 
 # ---- columns

@@ -19,14 +19,14 @@ class Host:
             raise ValueError("no model is loaded, this page replays reports: start app.py with --model tiny to ask")
         return self.llava
 
-    def change(self, name: str):
+    def change(self, name: str, progress: Callable | None = None):
         """Unload the model, load another; where that fails the old one is loaded again. Raises ValueError, OSError."""
         if name not in self.names:
             raise ValueError(f"the model must be one of {', '.join(self.names) or 'none'}, got {name!r}")
         before, self.name, self.llava = self.name, name, None
         free()
         try:
-            self.llava = self.load(name)
+            self.llava = self.load(name, progress=progress)
         except Exception:
             self.name, self.llava = before, self.load(before)
             raise

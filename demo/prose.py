@@ -3,6 +3,7 @@
 from html import escape
 
 from longtail import REDUCERS
+from longtail.models.loading import gib
 
 from .examples import Example
 from .words import say
@@ -30,7 +31,9 @@ def status(llava, memory: str = "") -> str:
     if llava is None:
         return f"<p>{say('no_model')}</p>"
     facts = [llava.name, str(llava.device), str(llava.dtype).removeprefix("torch.")]
-    facts = [*map(escape, facts), say("grid", *llava.grid), *([say("peak", memory)] if memory else [])]
+    facts = [*map(escape, facts), say("grid", *llava.grid)]
+    facts += [say("weights", gib(llava.loaded.weights))] if llava.loaded else []
+    facts += [say("peak", memory)] if memory else []
     return f'<ul aria-label="{say("model_answers")}">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>'
 
 

@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | sweep | methods | bench | parity | evaluate | ..."""
+"""The command line: python -m longtail answer | compare | sweep | methods | models | bench | parity | ... (--help)."""
 
 import argparse
 import json
@@ -10,6 +10,9 @@ from . import __doc__ as sentence
 from . import answer as ask
 from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
 from .export import measure, write
+from .models import listing
+from .models.catalogue import KNOWN
+from .models.loading import OneLine
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
 
@@ -52,6 +55,7 @@ def parser(argv: list[str]) -> Parser:
     _add_compare(commands)
     _add_sweep(commands)
     _add_methods(commands)
+    _add_models(commands)
     _add_bench(commands)
     _add_parity(commands)
     _add_evaluate(commands)
@@ -207,6 +211,15 @@ def _span(parameter: dict) -> str:
     return words.get(parameter["kind"]) or f"{parameter['low']:g} to {parameter['high']:g}"
 
 
+# ---- models
+
+
+def _add_models(commands):
+    command = commands.add_parser("models", help="what can be loaded by name: parameters, memory, views, CLIP partner")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=listing.command)
+
+
 # ---- bench
 
 
@@ -237,7 +250,7 @@ def _add_evaluate(commands):
     command = commands.add_parser("evaluate", help="accuracy per family, method and budget on held-out scenes")
     evaluate.add_flags(command)
     _model_flags(command)
-    command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments))
+    command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments, _place(arguments)))
 
 
 # ---- cost
@@ -270,14 +283,32 @@ def _run_flags(command):
 
 
 def _model_flags(command):
-    command.add_argument("--model", default="tiny", help="tiny, llava-1.5-7b, llava-1.5-13b, a hub id or a folder")
+    command.add_argument("--model", default="tiny", help=f"{', '.join(KNOWN)}, a hub id or a folder")
+    command.add_argument("--revision", help="branch, tag or commit of a hub id")
+    command.add_argument("--adapter", help="a LoRA adapter for it: hub id or folder")
     command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     command.add_argument("--quantization", default="none", help="none, int8 or int4")
+    command.add_argument(
+        "--double-quantization", action=argparse.BooleanOptionalAction, default=True, help="int4's own scales too"
+    )
+    command.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _place(arguments) -> dict:
+    """What `load` takes, from the flags above."""
+    names = ("revision", "adapter", "dtype", "quantization", "double_quantization", "attention", "device")
+    return {"name": arguments.model} | {name: getattr(arguments, name) for name in names}
+
+
 def _load(arguments):
-    return load(arguments.model, arguments.dtype, arguments.quantization, arguments.device)
+    """The model; a terminal is told how far it is, and what it takes."""
+    if not sys.stderr.isatty():
+        return load(**_place(arguments))
+    told = OneLine(arguments.model, sys.stderr)
+    llava = load(**_place(arguments), progress=told)
+    told.ended(llava.loaded.line())
+    return llava
 
 
 def _options(arguments) -> dict:
