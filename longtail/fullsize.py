@@ -198,7 +198,8 @@ class Board:
 
     def record(self) -> dict:
         """Plain JSON values."""
-        rows = [row(name, runs, self.runs.get("Full", {})) for name, runs in self.runs.items()]
+        full, names = self.runs.get("Full", {}), [name for name in self.plan.reducers() if name in self.runs]
+        rows = [row(name, self.runs[name], full) for name in names]
         return {"bench": "model", "note": SENTENCE, "conditions": self.conditions, "rows": rows}
 
 
