@@ -37,7 +37,7 @@ def main() -> int:
 
 def collected() -> int:
     """Tests that this very environment finds in CORE: what every other one has to run."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:warnings", *CORE]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:warnings", *CORE]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return int(re.search(r"(\d+) tests? collected", out)[1])
 
