@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | sweep | methods | models | bench | evaluate | cost | tiny."""
+"""The command line: python -m longtail answer | compare | sweep | methods | models | bench | parity | ... (--help)."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import bench, estimate, evaluate, load, make, open_image, races, sweep
+from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -56,6 +56,7 @@ def parser(argv: list[str]) -> Parser:
     _add_methods(commands)
     _add_models(commands)
     _add_bench(commands)
+    _add_parity(commands)
     _add_evaluate(commands)
     _add_cost(commands)
     tiny_cli.add_to(commands)
@@ -219,6 +220,18 @@ def _add_bench(commands):
     selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
     bench.add_flags(selectors)
     selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
+    model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
+    fullsize.add_flags(model)
+    model.set_defaults(run=fullsize.command)
+
+
+# ---- parity
+
+
+def _add_parity(commands):
+    command = commands.add_parser("parity", help="this engine beside stock transformers, on random checkpoints")
+    parity.add_flags(command)
+    command.set_defaults(run=parity.command)
 
 
 # ---- evaluate

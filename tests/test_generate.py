@@ -345,7 +345,7 @@ def test_grouped_queries(picture, tmp_path, folder):
     random_llava(key_value_heads=1).save_pretrained(tmp_path / "m")
     model = longtail.load(str(tmp_path / "m"))
     answer = longtail.answer(model, picture, ASK, longtail.LongTail(), max_new_tokens=6)
-    assert answer.tokens.kv_bytes == answer.tokens.kv_entries * 2 * 3 * 1 * 12 * 4
+    assert answer.tokens.kv_bytes == answer.tokens.kv_entries * 2 * 3 * 1 * 16 * 4
 
 
 def test_loading_refuses_in_a_sentence(tmp_path):

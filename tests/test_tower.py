@@ -9,12 +9,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import CHAT, SIDE, random_llava, tokenizer
+from conftest import random_llava
 from torch import nn
-from transformers import CLIPImageProcessorPil, LlavaProcessor
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
 import longtail
+from longtail.models import miniatures
 from longtail.models.llava import Llava
 from longtail.reducer import REDUCERS
 from longtail.tokens import Reduced, TowerLayer, TowerView, VisualTokens
@@ -117,18 +117,13 @@ def built(tower_layers, patch=8, width=32):
         config.patch_size, config.hidden_size, config.intermediate_size = patch, width, width
         config.num_attention_heads = 2
         model.model.vision_tower = CLIPVisionModel(config)
-        model.model.multi_modal_projector.linear_1 = nn.Linear(width, 48)
+        model.model.multi_modal_projector.linear_1 = nn.Linear(width, miniatures.WIDTH)
         model.config.text_config.max_position_embeddings = 1024
     with torch.no_grad():  # biases and norms that are not those of a fresh model
         for weight in model.model.vision_tower.parameters():
             if weight.ndim == 1:
                 weight.add_(torch.randn(weight.shape) * 0.3)
-    images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    processor = LlavaProcessor(
-        images, tokenizer(), patch_size=patch, vision_feature_select_strategy="default", chat_template=CHAT,
-        image_token="<image>", num_additional_image_tokens=1,
-    )  # fmt: skip
-    return Llava(model, processor)
+    return Llava(model, miniatures.processor("llava-1.5", patch))
 
 
 @pytest.fixture(scope="module")
