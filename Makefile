@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 BROWSERS := chromium chromium-browser google-chrome
 
-.PHONY: demo test lint browser clean
+.PHONY: demo test test-matrix lint browser clean
 
 demo: .venv/app
 	$(BIN)/python app.py $(FLAGS)
 
 test: .venv/test browser lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+# The core tests under other versions: make test-matrix VERSIONS="5.17.0 5.23.0" TORCH=2.11.0 MATRIX_PYTHON=python3.12
+test-matrix: .venv/test
+	$(BIN)/python tests/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") $(if $(TORCH),--torch $(TORCH)) $(if $(MATRIX_PYTHON),--python $(MATRIX_PYTHON)) $(if $(KEEP),--keep)
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -34,4 +38,4 @@ browser:
 	fi
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-matrix

@@ -11,18 +11,26 @@ import os
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 UPLOADS = tempfile.TemporaryDirectory(prefix="longtail-")  # ours alone, gone when we are
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_TEMP_DIR", UPLOADS.name)  # all three before Gradio is imported
 
+from demo import space
+
+WANTED = space.wanted()  # between the imports, so that none is sorted before a Space's own, which precedes torch
+
 from PIL import Image
 
 import longtail
 from demo import look
+from demo.gallery import RECORDED
+from demo.login import logins
 from demo.page import build
 from demo.presets import FEWEST, FIRST
+from longtail.models.loading import Lines, Progress
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,11 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags = parsed(arguments)
         load = partial(loaded, flags)
-        llava = load(flags.model)
-        page = build(llava, flags.time_limit, models=tuple(dict.fromkeys([flags.model, *flags.models])), load=load)
+        name, llava, note = space.start(flags.model, load, miniature)
+        names = tuple(dict.fromkeys([name, *flags.models]))
+        page = build(llava, flags.time_limit, models=names, load=load, note=note, recorded=flags.recorded)
         page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
-        place = {"server_name": flags.host, "server_port": flags.port}
-        page.launch(**place, mcp_server=flags.mcp, **look.launching(share=flags.share))
+        place = {"server_name": flags.host, "server_port": flags.port, "root_path": flags.root_path}
+        page.launch(**place, auth=flags.auth_file, mcp_server=flags.mcp, **look.launching(share=flags.share))
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
@@ -60,13 +69,20 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         default = os.environ.get(variable) or default
         parser.add_argument(f"--{name}", default=default, help=f"{help} (default: {default}; {variable})", **options)
 
-    flag("model", "tiny", "a known name, a hub id or a folder; none: a page that only replays reports")
+    flag("model", WANTED, "a known name, a hub id or a folder; none: a page that only replays reports")
     flag("models", "", "more models that visitors may change to, comma between", type=names)
+    flag("revision", None, "branch, tag or commit of --model on the hub")
+    flag("adapter", None, "a LoRA adapter for --model: hub id or folder")
+    flag("recorded", str(RECORDED), "a folder of exported comparisons that visitors may open", type=folder)
     flag("dtype", "auto", "auto, float32, bfloat16 or float16")
     flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
+    flag("double-quantization", "on", "off: int4 keeps its scales in float32", type=switch)
+    flag("attention", "sdpa", "sdpa or flash_attention_2")
     flag("device", "auto", "auto, cpu, cuda or cuda:N")
     flag("host", None, "address to listen on; None: this machine alone, or what Gradio's own variables say")
     flag("port", None, "port to listen on; None: the first free one from 7860", type=between(1, 65535))
+    flag("root-path", None, "where a proxy serves the page: /longtail, or the whole address", type=sub_path)
+    flag("auth-file", None, "a file of user:password lines: a login is needed", type=users)
     flag("queue", "24", "visitors that may wait, further ones are asked to come back", type=between(1, 1000))
     flag("time-limit", "60", "seconds of work an answer may take", type=between(1, 3600))
     flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)
@@ -74,6 +90,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flags = parser.parse_args(arguments)
     if flags.mcp:
         need_mcp()
+    if flags.models and space.place() == "zero":
+        raise ValueError("--models cannot be had on ZeroGPU, where one model is placed before serving: leave it empty")
     return flags
 
 
@@ -96,6 +114,21 @@ def between(low: int, high: int):
     return whole
 
 
+def sub_path(text: str) -> str:
+    """A flag's path or address, without the slash at its end."""
+    if not text.startswith(("/", "http://", "https://")) or not text.strip("/") or set(text) & set(" ?#"):
+        raise argparse.ArgumentTypeError(f"must be a path such as /longtail or a whole http(s) address, got {text!r}")
+    return text.rstrip("/")
+
+
+def users(path: str) -> list[tuple[str, str]]:
+    """A flag's file of logins."""
+    try:
+        return logins(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def switch(text: str) -> bool:
     """A flag that is on or off."""
     if text.lower() not in ("on", "off", "1", "0", "true", "false"):
@@ -103,11 +136,30 @@ def switch(text: str) -> bool:
     return text.lower() in ("on", "1", "true")
 
 
-def loaded(flags: argparse.Namespace, name: str):
-    """A model, warmed up; None for the name none: the page replays reports."""
+def loaded(flags: argparse.Namespace, name: str, progress=None):
+    """A model, warmed up; None for the name none: the page replays reports. `progress` is told as the log is."""
     if name == "none":
         return None
-    llava = longtail.load(name, flags.dtype, flags.quantization, flags.device)
+    lines = Lines(name, sys.stderr)
+
+    def tell(step):
+        for told in filter(None, (lines, progress)):
+            told(step)
+
+    own = {"revision": flags.revision, "adapter": flags.adapter} if name == flags.model else {}
+    how = {
+        name: getattr(flags, name) for name in ("dtype", "quantization", "double_quantization", "attention", "device")
+    }
+    llava = longtail.load(name, **how, **own, progress=tell)
+    tell(Progress("warm_up", 0, 1))
+    warm_up(llava)
+    lines.ended(llava.loaded.line())
+    return llava
+
+
+def miniature():
+    """The bundled model, as it comes: what a Space answers with where it cannot have another."""
+    llava = longtail.load(space.MINIATURE)
     warm_up(llava)
     return llava
 
@@ -117,8 +169,20 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def folder(text: str) -> Path:
+    """A flag's folder."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, got {text!r}")
+    return Path(text)
+
+
 def warm_up(llava):
-    """A short answer of each method that the page starts with: no visitor's first number is a cold one."""
+    """A short answer of each method that the page starts with: no visitor's first number is a cold one.
+
+    On ZeroGPU no GPU is there yet, so none is asked for.
+    """
+    if space.place() == "zero":
+        return
     grey = Image.new("RGB", (336, 336), "grey")
     for name in FIRST[:FEWEST]:
         longtail.answer(llava, grey, "What is this?", longtail.make(name), max_new_tokens=2)

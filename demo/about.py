@@ -7,7 +7,8 @@ from html import escape
 import gradio as gr
 from safetensors import safe_open
 
-from longtail.models import TINY
+from longtail.models.catalogue import TINY
+from longtail.models.loading import gib
 
 from .drawing import ALPHA, drawing, scene
 from .words import say
@@ -51,9 +52,13 @@ def model(llava) -> str:
     if llava is None:
         return _paragraph("none") + _paragraph("none_limits")
     if llava.name == "tiny":
-        return _paragraph("tiny") + _paragraph("tiny_limits") + _miniature()
+        return _paragraph("tiny") + _paragraph("tiny_limits") + _miniature() + _loaded(llava.loaded)
     dtype = str(llava.dtype).removeprefix("torch.")
-    return _paragraph("other", llava.name, dtype, llava.device, *llava.grid) + _paragraph("other_limits")
+    return (
+        _paragraph("other", llava.name, dtype, llava.device, *llava.grid)
+        + _paragraph("other_limits")
+        + _loaded(llava.loaded)
+    )
 
 
 def honest() -> str:
@@ -66,6 +71,15 @@ def citations() -> str:
     """BibTeX, and a button that copies it."""
     button = f'<button type="button" data-copied="{say("about_copied")}">{say("about_copy")}</button>'
     return f"{_paragraph('cite_text')}<pre tabindex='0'><code>{escape(CITATIONS)}</code></pre>{button}"
+
+
+def _loaded(loaded) -> str:
+    """What its weights took of the memory, and which they are where there are several."""
+    if loaded is None or loaded.before is None:
+        return ""
+    memory = _paragraph("memory", *map(gib, (loaded.weights, loaded.before, loaded.after)))
+    named = loaded.revision or loaded.adapter
+    return memory + (_paragraph("from", loaded.revision or "-", loaded.adapter or "-") if named else "")
 
 
 def _miniature() -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from html import escape
 
@@ -19,7 +19,7 @@ import longtail
 from longtail.export import measure
 from longtail.reducer import REDUCERS, Reducer, make, parse
 
-from . import run
+from . import run, space
 from .host import Host, longest
 from .words import I18N
 
@@ -95,7 +95,8 @@ def endpoints(host: Host, time_limit: float):
             llava = host.ready()
             options = _options(llava, max_new_tokens, temperature, seed)
             asked = _image(image), _text(question, "question"), _reducer(method, params)
-            return longtail.answer(llava, *asked, stop=stop, time_limit=time_limit, **options).record()
+            allowed = space.seconds(1, options["max_new_tokens"])
+            return only(host.run(answered, allowed, stop, *asked, options | {"time_limit": time_limit}))
 
         async for result in attended(work):
             yield result
@@ -131,7 +132,9 @@ def endpoints(host: Host, time_limit: float):
             asked = _image(image), _text(question, "question"), _reducers(methods, budget)
             rounds = _number(repeat, "repeat", 1, MOST_ROUNDS, int)
             watch = Watch(stop, PATIENCE * time_limit)
-            return measure(llava, *asked, repeat=rounds, stop=watch, time_limit=time_limit, **options).record()
+            allowed = space.seconds(1 + rounds * len(asked[2]), options["max_new_tokens"])
+            options |= {"repeat": rounds, "time_limit": time_limit}
+            return only(host.run(compared, allowed, watch, *asked, options))
 
         async for result in attended(work):
             yield result
@@ -168,6 +171,21 @@ async def attended(work: Callable[[threading.Event], dict]):
     finally:
         stop.set()
         await asyncio.shield(asyncio.wait([working], timeout=5))
+
+
+def answered(llava, image, question: str, reducer: Reducer, options: dict, stop) -> Iterator[dict]:
+    """The record of one answer, run where the model is."""
+    yield longtail.answer(llava, image, question, reducer, stop=stop, **options).record()
+
+
+def compared(llava, image, question: str, reducers: list[Reducer], options: dict, stop) -> Iterator[dict]:
+    """The record of a measured comparison, run where the model is."""
+    yield measure(llava, image, question, reducers, stop=stop, **options).record()
+
+
+def only(records: Iterator[dict]) -> dict:
+    """The one record; an empty one where the caller left before it was there."""
+    return [{}, *records][-1]
 
 
 class Left(Exception):

@@ -1,11 +1,14 @@
-"""A comparison as it happens: one column after another, each measured alone; what stands in the columns meanwhile."""
+"""A comparison as it happens: one column after another, each measured alone; what stands in the columns meanwhile.
+
+`rounds` asks the model, where that can compute; `Board` makes the page of what it yields.
+"""
 
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 import numpy as np
@@ -16,7 +19,7 @@ from longtail import REDUCERS, Answer, Reducer, generate, make
 from longtail.export import Comparison, compared, device_name, medians
 from longtail.versus import differences
 
-from . import numbers, panel, prose
+from . import numbers, panel, prose, space
 from .arithmetic import Sheet
 from .run import TROUBLE, Parts, said, trouble
 from .words import english, say
@@ -53,30 +56,68 @@ class Result:
         return self  # nothing in it changes; Gradio copies what it keeps of a visitor
 
 
-def compare(stop: threading.Event, llava, asked: Asked) -> Iterator[Parts]:
-    """Ask every column's reducer in turn, in shuffled order; yields what changed on the page."""
-    with torch.inference_mode():
-        llava.prompt(asked.image, asked.question)  # what no method could answer is refused here, once
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of a comparison: a column begins, says its next token, or is refused."""
+
+    column: int
+    turn: int  # round; 0 warms up
+    place: int  # in this round's order, from 1
+    of: int
+    answer: Answer | None = None
+    refusal: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the visitor ended the comparison here."""
+        return self.answer is not None and self.answer.finished == "stopped"
+
+
+def compare(stop: threading.Event, llava, asked: Asked, engine: Callable | None = None) -> Iterator[Parts]:
+    """Ask every column's reducer in turn, in shuffled order; yields what changed on the page.
+
+    `engine` runs what asks the model: `space.placed`, here in this thread where there is none.
+    """
     board = Board(llava, asked, llava.crop(asked.image))
-    news = board.empty()
-    for turn in range(int(asked.repeat == 1), asked.repeat + 1):  # round 0 warms up, and is not counted
-        order = [column for column in asked.columns if column not in board.refused]
-        random.shuffle(order)
-        for place, column in enumerate(order, 1):
-            yield news | said(board.doing(turn, column, place, len(order)))
-            news = {}
-            try:
-                for answer in board.ask(stop, column):
-                    if asked.repeat == 1 and (parts := board.streaming(column, answer)):
-                        yield parts
-            except ValueError as error:  # this method's own: the others still answer
-                yield board.refuse(column, error)
-                continue
-            if turn:
-                yield board.put(column, answer, (place, len(order)))
-            if answer.finished == "stopped":
+    engine, news = engine or space.placed(lambda: llava), board.empty()
+    with closing(engine(rounds, board.seconds(), stop, *board.plain())) as steps:
+        for step in steps:
+            if step.answer is None and not step.refusal:
+                yield news | said(board.begin(step))
+                news = {}
+            elif parts := board.take(step):
+                yield parts
+            if step.stopped:
                 return
     yield board.ending()
+
+
+def rounds(llava, image, question: str, columns: dict, repeat: int, before: dict, options: dict, stop):
+    """The runs of a comparison, as `Step`s: in each round every column once, in shuffled order.
+
+    `before` holds, for columns that follow up, the turns and what was seen (`Answer.seen`); `options` are `generate`'s.
+    What one method raises as ValueError is its refusal; what no method could answer is raised before the first step.
+    """
+    with torch.inference_mode():
+        llava.prompt(image, question)
+    refused = set()
+    for turn in range(int(repeat == 1), repeat + 1):  # round 0 warms up, and is not counted
+        order = [column for column in columns if column not in refused]
+        random.shuffle(order)
+        for place, column in enumerate(order, 1):
+            step = Step(column, turn, place, len(order))
+            yield step
+            history, seen = before.get(column, ((), None))
+            follow = {"stop": stop, "history": () if llava.single_turn else history, "seen": seen}
+            try:
+                with closing(generate(llava, image, question, columns[column], **follow, **options)) as answers:
+                    for answer in answers:
+                        yield (step := replace(step, answer=answer))
+            except ValueError as error:  # this method's own: the others still answer
+                refused.add(column)
+                yield replace(step, refusal=str(error))
+            if step.stopped:
+                return
 
 
 @dataclass
@@ -100,38 +141,40 @@ class Board:
             parts |= blank(column, self.llava.views(self.asked.image.size))
         return parts
 
-    def doing(self, turn: int, column: int, place: int, of: int) -> str:
-        """What is going on, in words."""
-        name = type(self.asked.columns[column]).__name__
-        if self.asked.repeat == 1:
-            return say("answering", name, place, of)
-        return say("measuring", turn, self.asked.repeat, name) if turn else say("warming", name)
+    def plain(self) -> tuple:
+        """What `rounds` is asked, as plain values."""
+        asked = self.asked
+        befores = {column: self._before(column) for column in asked.columns}
+        before = {column: (answer.turns, answer.seen) for column, answer in befores.items() if answer}
+        options = {name: getattr(asked, name) for name in ("max_new_tokens", "temperature", "seed", "time_limit")}
+        return asked.image, asked.question, asked.columns, asked.repeat, before, options
 
-    def ask(self, stop: threading.Event, column: int) -> Iterator[Answer]:
-        """The engine's answers of one column."""
-        asked, before = self.asked, self._before(column)
+    def seconds(self) -> int:
+        """For how long a lent GPU is asked for."""
+        turns = self.asked.repeat + int(self.asked.repeat > 1)
+        return space.seconds(turns * len(self.asked.columns), self.asked.max_new_tokens)
+
+    def begin(self, step: Step) -> str:
+        """A column begins: what is going on, in words."""
         self.shown = self.drawn = -PICTURE_EVERY
         self.lost = None
-        answers = generate(
-            self.llava,
-            asked.image,
-            asked.question,
-            asked.columns[column],
-            max_new_tokens=asked.max_new_tokens,
-            temperature=asked.temperature,
-            seed=asked.seed,
-            stop=stop,
-            time_limit=asked.time_limit,
-            history=before.turns if before and not self.llava.single_turn else (),
-            seen=before and before.seen,
-        )
-        with closing(answers):
-            yield from answers
+        name = type(self.asked.columns[step.column]).__name__
+        if self.asked.repeat == 1:
+            return say("answering", name, step.place, step.of)
+        return say("measuring", step.turn, self.asked.repeat, name) if step.turn else say("warming", name)
+
+    def take(self, step: Step) -> Parts | None:
+        """What a token, the end of an answer or a refusal changes on the page."""
+        if step.refusal:
+            return self.refuse(step.column, step.refusal)
+        if step.answer.finished:
+            return self.put(step.column, step.answer, (step.place, step.of)) if step.turn else None
+        return self.streaming(step.column, step.answer) if self.asked.repeat == 1 else None
 
     def streaming(self, column: int, answer: Answer) -> Parts | None:
         """What changes in one column after a token; at most every so often."""
         now, first = time.monotonic(), self.lost is None
-        if answer.finished or not (first or now - self.shown > UPDATE_EVERY):
+        if not (first or now - self.shown > UPDATE_EVERY):
             return None
         record = answer.record()
         parts = words(column, record, None) | {(column, "numbers"): self._table(record, answer.seconds.total)}
@@ -148,13 +191,13 @@ class Board:
         self.answers[column] = answer
         return self._standing() | {(column, "panel"): panel.view(record)}
 
-    def refuse(self, column: int, error: ValueError) -> Parts:
+    def refuse(self, column: int, reason: str) -> Parts:
         """A column whose method cannot run here, and why."""
         self.refused.add(column)
         return {
             (column, "by"): say("not_run", type(self.asked.columns[column]).__name__),
             (column, "answer"): [],
-            (column, "refusal"): english(trouble(error)[TROUBLE]),
+            (column, "refusal"): english(trouble(ValueError(reason))[TROUBLE]),
             (column, "panel"): panel.blank(None),
         }
 

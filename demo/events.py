@@ -1,12 +1,14 @@
 """What the events do: the page and its values in, Gradio updates out. A run itself is `board.compare`."""
 
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import gradio as gr
 
-from longtail import REDUCERS, Reducer, make
+from longtail import Reducer, make
 from longtail.export import picture
-from longtail.reducer import spec
+from longtail.models.loading import Progress, gib
 
 from . import arithmetic, board, export, link, panel, prose, run
 from .controls import chosen
@@ -22,10 +24,10 @@ def asking(page: Page, mode: str):
     """The event of a button: what the page holds, made into a comparison."""
 
     def produce(stop, upload, budget, question, new, temperature, seed, repeats, model, gpu, width, before, *lanes):
+        llava = page.host.ready()
         if needs := _needs(upload, question):
             yield needs
             return
-        llava = page.host.ready()
         if mode == "follow" and not (before and before.answers):
             raise ValueError("there is no answer to follow up on yet: press Run first")
         asked = board.Asked(
@@ -40,7 +42,7 @@ def asking(page: Page, mode: str):
             after=before if mode == "follow" else None,
             sheet=arithmetic.Sheet(model, gpu, width),
         )
-        yield from board.compare(stop, llava, asked)
+        yield from board.compare(stop, llava, asked, page.host.run)
 
     return run.streamed(produce, page.update)
 
@@ -85,7 +87,8 @@ def afresh(page: Page, upload) -> dict:
     llava = page.host.llava
     try:
         image = run.opened(upload) if upload and llava else None
-        parts, kept = run.said(say("invitation" if upload else "empty")), {}
+        ready = "only_replays" if llava is None else "invitation" if upload else "empty"
+        parts, kept = run.said(say(ready)), {}
     except ValueError as error:
         image, parts = None, run.trouble(error)
         kept = {page.asking.picture: None}  # or the browser labours at what we refuse
@@ -102,23 +105,40 @@ def _blank(image, llava) -> run.Parts:
 
 
 def changing(page: Page):
-    """The event of another model: the one before is unloaded first, the columns start afresh."""
+    """The event of another model: the one before is unloaded first, the columns start afresh.
 
-    def change(name, upload, progress=gr.Progress(track_tqdm=True)):  # noqa: B008 (Gradio finds it there)
+    A worker loads, so that the page can say how far it is; it finishes even where the visitor leaves.
+    """
+
+    def change(name, upload):
         if page.host.name == name:
             yield {page.asking.message: gr.skip()}
             return
         yield page.update(run.said(say("loading_model", name)))
-        try:
-            with run.LANE:
-                page.host.change(name)
-            parts = run.said(say("loaded", name))
-        except Exception as error:
-            parts = run.trouble(error)
-        parts |= {board.STATUS: prose.status(page.host.llava)}
+        told = SimpleQueue()
+        Thread(target=_change, args=(page, name, told), name="loading", daemon=True).start()
+        while isinstance(step := told.get(), Progress):
+            yield page.update(run.said(say(f"loading_{step.phase}", name, *_far(step))))
+        parts = step | {board.STATUS: prose.status(page.host.llava)}
         yield {page.model: page.host.name} | afresh(page, upload) | page.update(parts)
 
     return change
+
+
+def _far(step: Progress) -> tuple:
+    """The values of what the page says of a step."""
+    bytes_ = {"files": (gib(step.done), gib(step.total), step.file), "weights": (gib(step.total),)}
+    return ({"config": (), "adapter": (), "warm_up": ()} | bytes_)[step.phase]
+
+
+def _change(page: Page, name: str, told: SimpleQueue):
+    """Load another model in the line for it; the last that is `told` is what the page says then."""
+    try:
+        with run.LANE:
+            page.host.change(name, told.put)
+        told.put(run.said(say("loaded", name)))
+    except Exception as error:
+        told.put(run.trouble(error))
 
 
 # ---- columns
@@ -181,20 +201,26 @@ def handed(page: Page, make_file, result: board.Result | None) -> dict:
         return page.update(run.trouble(error))
 
 
-def replayed(page: Page, path: str) -> dict:
-    """A report in the columns: everything as it was, nothing computed."""
+def replayed(page: Page, path: str, name: str = "") -> dict:
+    """A report in the columns: everything as it was, nothing computed. `name` is that of a recorded run."""
     try:
         result = export.replayed(path)
         records, crop = result.comparison.records, result.comparison.crop
-        known = [spec(make(r["method"], **r["params"])) if r["method"] in REDUCERS else "Full" for r in records]
+        lanes = export.lanes(result.comparison)
         parts = _blank(None, None) | board.standing(result, arithmetic.Sheet())
     except ValueError as error:
         return page.update(run.trouble(error))
     for column, record in zip(result.columns, records, strict=True):
         parts |= {(column, "picture"): picture(crop), (column, "panel"): panel.view(record)}
-    parts |= run.said(say("replayed", Path(path).name)) | {board.CONDITIONS: prose.escape(result.comparison.conditions)}
+    parts |= run.said(say("replayed", Path(path).name))
+    parts |= {board.CONDITIONS: prose.recorded(result.comparison.conditions, name)}
     asked = {page.asking.question: records[0]["question"], page.asking.picture: None, page.asking.example: ""}
-    return page.set(Lanes.of(known)) | page.update(parts) | asked | {page.asking.truth: ""}
+    return page.set(lanes) | page.update(parts) | asked | {page.asking.truth: ""}
+
+
+def recorded(page: Page, name: str) -> dict:
+    """A recorded run in the columns."""
+    return replayed(page, str(page.recorded[name].path), name)
 
 
 def recounted(page: Page, model, gpu, width, result: board.Result | None) -> dict:
@@ -211,10 +237,12 @@ def follow(page: Page, pairs: list[tuple[str, str]]) -> dict:
     """The page as its address asks for it."""
     asking, nothing = page.asking, {page.asking.message: gr.skip()}
     try:
-        asked = link.linked(pairs, page.scenes)
+        asked = link.linked(pairs, page.scenes, page.recorded)
     except ValueError as error:
         return page.update(run.trouble(ValueError(f"the link could not be followed: {error}")))
     updates = example(page, asked.scene) if asked.scene else {}
+    if name := asked.recorded or _offered(page, asked):
+        updates = recorded(page, name)
     if asked.question is not None:
         updates[asking.question] = asked.question
     if asked.lanes:
@@ -223,4 +251,11 @@ def follow(page: Page, pairs: list[tuple[str, str]]) -> dict:
     updates |= {fields[name]: value for name, value in asked.fields.items()}
     if asked.tab:
         updates[page.tabs] = gr.Tabs(selected=asked.tab)
-    return updates | ({asking.message: say("linked")} if updates else nothing)
+    said = {} if name else {asking.message: say("linked")}  # a replay says so itself
+    return updates | said if updates else nothing
+
+
+def _offered(page: Page, asked: link.Linked) -> str | None:
+    """The recorded run that a visitor sees at first where no model answers, unless the address asks for something."""
+    plain = asked.lanes is None and asked.scene is None and asked.question is None
+    return next(iter(page.recorded), None) if page.host.llava is None and plain else None

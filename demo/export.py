@@ -9,11 +9,14 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 
-from longtail.export import WRITERS
+from longtail import REDUCERS, make
+from longtail.export import WRITERS, Comparison
+from longtail.reducer import spec
 from longtail.report import LONGEST, read
 
 from . import draw, numbers
 from .board import Result
+from .presets import Lanes
 from .words import english
 
 TYPES = {".json": "application/json", ".csv": "text/csv", ".html": "text/html", ".png": "image/png"}
@@ -64,9 +67,21 @@ def replayed(path: str) -> Result:
     return Result(comparison, tuple(range(len(comparison.records))))
 
 
+def lanes(comparison: Comparison) -> Lanes:
+    """The columns as a report has them, Full where its method is not known here. Raises ValueError for a setting that
+    cannot be."""
+    records = comparison.records
+    return Lanes.of([spec(make(r["method"], **r["params"])) if r["method"] in REDUCERS else "Full" for r in records])
+
+
+def masked(record: dict, crop: Image.Image) -> Image.Image:
+    """The crop with what became of its patches; plain where the run was stopped before that was known."""
+    return draw.masked(crop, record["views"], draw.fates(record).states()) if record["role"] else crop
+
+
 def sheet(record: dict, crop: Image.Image, conditions: str) -> Image.Image:
     """A column to show around: method, question, answer, masked image, counts and times, conditions."""
-    picture = draw.masked(crop, record["views"], draw.fates(record).states()) if record["role"] else crop
+    picture = masked(record, crop)
     picture = picture.resize((WIDTH - 2 * EDGE, round((WIDTH - 2 * EDGE) * picture.height / picture.width)))
     tokens, seconds = record["tokens"], record["seconds"]
     lines = [

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from . import space
+
 
 class Host:
     """Holds the loaded model, or None on a page that only replays reports."""
@@ -12,6 +14,7 @@ class Host:
     def __init__(self, llava, names: tuple[str, ...] = (), load: Callable | None = None):
         self.llava, self.names, self.load = llava, names, load
         self.name = names[0] if names else None
+        self.run = space.placed(self.ready)  # what asks the model goes through here
 
     def ready(self):
         """The model. Raises ValueError where the page was started without one."""
@@ -19,14 +22,14 @@ class Host:
             raise ValueError("no model is loaded, this page replays reports: start app.py with --model tiny to ask")
         return self.llava
 
-    def change(self, name: str):
+    def change(self, name: str, progress: Callable | None = None):
         """Unload the model, load another; where that fails the old one is loaded again. Raises ValueError, OSError."""
         if name not in self.names:
             raise ValueError(f"the model must be one of {', '.join(self.names) or 'none'}, got {name!r}")
         before, self.name, self.llava = self.name, name, None
         free()
         try:
-            self.llava = self.load(name)
+            self.llava = self.load(name, progress=progress)
         except Exception:
             self.name, self.llava = before, self.load(before)
             raise

@@ -8,7 +8,7 @@ import gradio as gr
 from longtail import REDUCERS, cost, open_image
 from longtail.export import picture
 
-from . import arithmetic, board, chart, controls, export, numbers, panel, prose
+from . import arithmetic, board, chart, controls, export, gallery, numbers, panel, prose
 from .examples import Example, cards
 from .host import longest
 from .presets import COLUMNS, FEWEST, FIRST, PRESETS
@@ -72,8 +72,8 @@ class Column:
     parts: dict[str, gr.components.Component]  # what a run fills in
 
 
-def top(llava, models: tuple[str, ...]) -> tuple[gr.HTML, gr.Dropdown]:
-    """Name, claim, and which model answers; where there are several, the choice."""
+def top(llava, models: tuple[str, ...], note: str) -> tuple[gr.HTML, gr.Dropdown]:
+    """Name, claim, and which model answers; where there are several, the choice; a note, if any, below."""
     with gr.Row(elem_id="top"):
         gr.HTML(prose.header(), elem_id="header", js_on_load=None)
         status = gr.HTML(prose.status(llava), elem_id="status", js_on_load=None)
@@ -84,13 +84,15 @@ def top(llava, models: tuple[str, ...]) -> tuple[gr.HTML, gr.Dropdown]:
             elem_id="model",
             visible=len(models) > 1,
         )
+    if note:
+        gr.HTML(f'<p role="status">{note}</p>', elem_id="note", js_on_load=None)
     dictionary(prose.PANEL)
     return status, model
 
 
 def asking(llava, scenes: list[Example]) -> tuple[Asking, gr.HTML]:
     """Image, question, buttons and examples; the second is the cards, whose event is `pick`."""
-    first = scenes[0] if scenes else None
+    first = scenes[0] if scenes and llava else None
     with gr.Row(elem_id="ask"):
         with gr.Column(elem_id="ask-image"):
             picture = _upload(first)
@@ -108,7 +110,7 @@ def asking(llava, scenes: list[Example]) -> tuple[Asking, gr.HTML]:
             example = gr.Textbox(first.name if first else "", visible=False)
             truth = gr.HTML(prose.truth(first), elem_id="truth", js_on_load=None)
             buttons = _buttons()
-            ready = say("invitation" if first else "empty")
+            ready = say("only_replays" if llava is None else "invitation" if first else "empty")
             message = gr.HTML(ready, html_template=STATUS, elem_id="message", js_on_load=prose.LIVE)
             trouble = gr.HTML("", html_template=TEXT, elem_id="trouble", js_on_load=prose.ALERT)
             with gr.Accordion(t("more"), open=False, elem_id="more"):
@@ -142,7 +144,7 @@ def bar() -> Bar:
                 t("replay"), file_types=[".json", ".html"], size="sm", scale=0, min_width=0, elem_id="replay"
             )
         download = export.download()
-    conditions = gr.HTML(say("side_by_side"), elem_id="conditions", js_on_load=None)
+    conditions = gr.HTML(say("side_by_side"), elem_id="conditions", js_on_load=gallery.STANDING)
     return Bar(presets, budget, unpruned, add, files, download, replay, conditions)
 
 

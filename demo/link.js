@@ -4,7 +4,7 @@
   const usual = FIELDS, fields = rest.slice(0, usual.length), columns = rest.slice(usual.length);
   const methods = columns.slice(0, columns.length / 2), settings = columns.slice(columns.length / 2);
   const now = new URLSearchParams(), was = new URLSearchParams(location.search);
-  for (const kept of ['tab', 'view', '__theme', 'hide', 'veil', 'log']) if (was.has(kept)) now.set(kept, was.get(kept));
+  for (const kept of ['tab', 'view', '__theme', 'hide', 'veil', 'log', 'recorded']) if (was.has(kept)) now.set(kept, was.get(kept));
   if (example) now.set('example', example);
   if (question) now.set('q', question);
   shown.forEach((on, i) => on && now.append('m', [methods[i], ...Object.entries(settings[i]?.[methods[i]] ?? {})

@@ -30,9 +30,10 @@ class Linked:
     question: str | None
     fields: dict  # by their names in FIELDS
     tab: str | None
+    recorded: str | None = None  # the name of a recorded run
 
 
-def linked(pairs: Sequence[tuple[str, str]], scenes: list[Example]) -> Linked:
+def linked(pairs: Sequence[tuple[str, str]], scenes: list[Example], recorded: Collection[str] = ()) -> Linked:
     """The page that an address's parameters describe. Raises ValueError, in a sentence, for one that cannot be."""
     if sum(len(key) + len(value) for key, value in pairs) > LONGEST:
         raise ValueError(f"the link is too long: at most {LONGEST:,} characters are read")
@@ -44,10 +45,13 @@ def linked(pairs: Sequence[tuple[str, str]], scenes: list[Example]) -> Linked:
     names = {scene.name: scene for scene in scenes}
     if "example" in given:
         _one_of(names, "example", given["example"])
+    if "recorded" in given:
+        _one_of(recorded, "recorded", given["recorded"])
     if "tab" in given:
         _one_of(TABS, "tab", given["tab"])
     fields = {name: read(name, given[name]) for name, read in FIELDS.items() if name in given}
-    return Linked(lanes, names.get(given.get("example")), given.get("q"), fields, given.get("tab"))
+    scene = names.get(given.get("example"))
+    return Linked(lanes, scene, given.get("q"), fields, given.get("tab"), given.get("recorded"))
 
 
 def writer(usual: dict) -> str:
@@ -67,7 +71,7 @@ def _number(low: float, high: float, whole: bool, name: str, text: str) -> float
 
 def _one_of(known: Collection[str], name: str, text: str) -> str:
     if text not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {text!r}")
+        raise ValueError(f"{name} must be one of {', '.join(known) or 'none'}, got {text!r}")
     return text
 
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from . import about, api, chart, events, export, layout, link, prose, results, sweep
 from .examples import EXAMPLES, PRESSED, read_examples
+from .gallery import RECORDED, gallery, read_recorded
 from .host import Host
 from .layout import QUICK
 from .parts import Page
@@ -26,15 +27,22 @@ def build(
     examples: Path = EXAMPLES,
     models: tuple[str, ...] = (),
     load: Callable | None = None,
+    note: str = "",
+    recorded: Path = RECORDED,
 ) -> gr.Blocks:
-    """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`."""
-    host, scenes = Host(llava, models, load), read_examples(examples)
+    """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`; `note`
+    is what is to be said of the one that it starts with; `recorded` is a folder of reports to replay."""
+    host, scenes, runs = Host(llava, models, load), read_examples(examples), read_recorded(recorded)
     gr.set_static_paths([examples.resolve(), chart.PLOTLY])
     with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        status, model = layout.top(llava, models)
+        status, model = layout.top(llava, models, note)
         with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
             with gr.Tab(label("tab_compare"), id="compare") as compare_tab:
+                if llava is None:
+                    cards = gallery(runs, asleep=True)
                 asking, picks = layout.asking(llava, scenes)
+                if llava is not None:
+                    cards = gallery(runs, asleep=False)
                 bar = layout.bar()
                 columns = layout.columns(blocks, llava, scenes)
                 overlaps = gr.HTML("", elem_id="overlaps", js_on_load=None)
@@ -47,13 +55,14 @@ def build(
                 about.about(llava)
         shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
         result = gr.State(None, time_to_live=3600)
-        page = Page(host, time_limit, scenes, status, model, tabs, asking, bar, columns, overlaps, swept, shown, result)
-        runs = _wire_runs(page)
-        _wire_inputs(page, picks, runs)
+        top, below = (status, model, tabs, asking), (bar, columns, overlaps, swept, shown, result)
+        page = Page(host, time_limit, scenes, runs, *top, *below)
+        asked = _wire_runs(page)
+        _wire_inputs(page, picks, asked)
         _wire_columns(page)
-        _wire_files(page, runs)
+        _wire_files(page, cards, asked)
         _wire_link(page, blocks, [compare_tab, sweep_tab, results_tab, about_tab])
-        _wire_model(page, runs)
+        _wire_model(page, asked)
         api.endpoints(host, time_limit)
     return blocks
 
@@ -116,9 +125,13 @@ def _wire_columns(page: Page):
         gr.on(changes, partial(events.readings, column.index), inputs, column.parts["readings"], **QUICK)
 
 
-def _wire_files(page: Page, runs: list):
-    """Exports, replays, and the arithmetic for another model or GPU."""
+def _wire_files(page: Page, cards: gr.HTML, runs: list):
+    """Exports, replays, recorded runs, and the arithmetic for another model or GPU."""
     bar, sheet, told = page.bar, page.asking.sheet, [page.bar.download, page.asking.message, page.asking.trouble]
+
+    def pick(event: gr.EventData):
+        return events.recorded(page, event.name)
+
     for ending, button in bar.files.items():
         make = partial(export.packed, ending=ending)
         button.click(partial(events.handed, page, make), page.result, told, **QUICK)
@@ -126,6 +139,7 @@ def _wire_files(page: Page, runs: list):
         make = partial(export.column, at=column.index)
         column.save.click(partial(events.handed, page, make), page.result, told, **QUICK)
     bar.replay.upload(partial(events.replayed, page), bar.replay, page.everything(), cancels=runs, **QUICK)
+    cards.pick(pick, None, page.everything(), cancels=runs, **QUICK)
     recount, outputs = partial(events.recounted, page), page.outputs()
     gr.on([part.input for part in sheet], recount, [*sheet, page.result], outputs, **QUICK)
 

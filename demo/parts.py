@@ -7,6 +7,7 @@ import gradio as gr
 
 from . import board, layout, link, run, sweep
 from .examples import Example
+from .gallery import Recorded
 from .host import Host
 from .presets import Lanes
 
@@ -20,6 +21,7 @@ class Page:
     host: Host
     time_limit: float
     scenes: list[Example]
+    recorded: dict[str, Recorded]  # by name
     status: gr.HTML
     model: gr.Dropdown
     tabs: gr.Tabs

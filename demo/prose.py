@@ -3,6 +3,7 @@
 from html import escape
 
 from longtail import REDUCERS
+from longtail.models.loading import gib
 
 from .examples import Example
 from .words import say
@@ -28,9 +29,11 @@ def header() -> str:
 def status(llava, memory: str = "") -> str:
     """Which model answers, in what, on what."""
     if llava is None:
-        return f"<p>{say('no_model')}</p>"
+        return f'<p class="asleep">{say("no_model")}</p>'
     facts = [llava.name, str(llava.device), str(llava.dtype).removeprefix("torch.")]
-    facts = [*map(escape, facts), say("grid", *llava.grid), *([say("peak", memory)] if memory else [])]
+    facts = [*map(escape, facts), say("grid", *llava.grid)]
+    facts += [say("weights", gib(llava.loaded.weights))] if llava.loaded else []
+    facts += [say("peak", memory)] if memory else []
     return f'<ul aria-label="{say("model_answers")}">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>'
 
 
@@ -38,6 +41,11 @@ def footer() -> str:
     """How to read the page, how it counts, what it keeps."""
     sections = (f"<section><h2>{say(f'foot_{i}')}</h2><p>{say(f'foot_{i}_text')}</p></section>" for i in (1, 2, 3))
     return f"<footer>{''.join(sections)}</footer>"
+
+
+def recorded(conditions: str, name: str = "") -> str:
+    """The conditions of a replayed report, marked as such; `name` is that of a recorded run."""
+    return f'<b data-run="{escape(name)}">{say("recorded")}</b> {escape(conditions)}'
 
 
 def truth(scene: Example | None) -> str:

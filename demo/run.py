@@ -4,6 +4,7 @@ What ends the event (its own end, Stop, a closed tab, an error) ends the work.
 """
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -52,7 +53,8 @@ def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], ob
             finally:
                 post(DONE)
 
-        worker = threading.Thread(target=work, name="comparison", daemon=True)
+        asked_by = contextvars.copy_context()  # a Space counts a visitor's share of its GPUs by Gradio's request
+        worker = threading.Thread(target=asked_by.run, args=(work,), name="comparison", daemon=True)
         worker.start()
         try:
             while (item := await items.get()) is not DONE:

@@ -2,7 +2,9 @@
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import gradio as gr
 
@@ -10,7 +12,7 @@ from longtail import REDUCERS, sweep
 from longtail.front import summary
 from longtail.points import Point, numbers_of, plan, values
 
-from . import chart, fronts, run
+from . import chart, fronts, run, space
 from .examples import Example
 from .host import Host, longest
 from .layout import PRIVATE, QUICK, STATUS, TEXT
@@ -232,18 +234,20 @@ def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
         conditions = sweep.conditions(llava, len(questions), new, 0)
         yield {"message": say("sweep_waiting"), "trouble": "", "bar": 0}
         rows, shown = [], -UPDATE_EVERY
-        steps = sweep.sweep(llava, questions, points, new, stop=stop, time_limit=time_limit)
-        for step in steps:
-            rows += [step.row] if step.row else []
-            late = step.spent > LONGEST * time_limit
-            last = late or step.done == step.of
-            changed = {"message": _said(step, rows, late), "bar": 0 if last else round(100 * step.done / step.of)}
-            if step.row and (last or time.monotonic() - shown > UPDATE_EVERY):
-                changed |= _drawn(rows) | {"conditions": conditions}
-                shown = time.monotonic()
-            yield changed
-            if late:
-                return
+        allowed = space.seconds(1 + sweep.runs(len(questions), points), new)
+        limited = partial(sweep.sweep, time_limit=time_limit)
+        with closing(host.run(limited, allowed, stop, questions, points, new)) as steps:
+            for step in steps:
+                rows += [step.row] if step.row else []
+                late = step.spent > LONGEST * time_limit
+                last = late or step.done == step.of
+                changed = {"message": _said(step, rows, late), "bar": 0 if last else round(100 * step.done / step.of)}
+                if step.row and (last or time.monotonic() - shown > UPDATE_EVERY):
+                    changed |= _drawn(rows) | {"conditions": conditions}
+                    shown = time.monotonic()
+                yield changed
+                if late:
+                    return
 
     return sweeping
 

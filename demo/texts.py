@@ -14,8 +14,22 @@ TEXTS = {
     "grid": ("{} x {} patches", "{} x {} 个图块"),
     "peak": ("peak {}", "峰值 {}"),
     "loading_model": ("{} is being loaded …", "正在加载 {} …"),
+    "loading_config": ("{}: its configuration is read …", "{}：正在读取配置 …"),
+    "loading_files": ("{}: {} of {} GiB have come, now {} …", "{}：已下载 {} / {} GiB，当前文件 {} …"),
+    "loading_weights": ("{}: {} GiB of weights go into memory …", "{}：正在将 {} GiB 权重载入内存 …"),
+    "loading_adapter": ("{}: the adapter is put on …", "{}：正在加上适配器 …"),
+    "loading_warm_up": ("{}: a first answer, so that nobody waits for it later …", "{}：先回答一次，免得之后等待 …"),
+    "weights": ("weights {} GiB", "权重 {} GiB"),
     "no_model": ("no model loaded: reports only", "未加载模型：只能回放报告"),
     "model": ("Model", "模型"),
+    "space_cpu": (
+        "This Space has no GPU, so it started with the miniature, which knows drawn scenes alone, instead of {}.",
+        "此 Space 没有 GPU，因此以只认识绘制场景的微型模型启动，而不是 {}。",
+    ),
+    "space_refused": (
+        "This Space started with the miniature, which knows drawn scenes alone, because {} could not be loaded: {}.",
+        "此 Space 以只认识绘制场景的微型模型启动，因为 {} 无法加载：{}。",
+    ),
     "loaded": ("{} is loaded. The one before it is gone.", "{} 已加载，之前的模型已卸载。"),
     # asking
     "image": ("Image", "图像"),
@@ -64,6 +78,18 @@ TEXTS = {
     "copied": ("Link copied", "链接已复制"),
     "export": ("Export", "导出"),
     "replay": ("Replay a report", "回放报告"),
+    # recorded runs
+    "recorded_runs": ("Recorded runs", "录制的运行"),
+    "recorded_asleep": (
+        "No model answers here now. These comparisons were measured before and kept whole, with every patch, count and time: open one.",
+        "这里暂时没有模型回答。这些对比此前已实测并完整保存，包含每个图块、计数与时间：点开一个看看。",
+    ),
+    "recorded_awake": (
+        "Measured before and kept whole, with every patch, count and time. Opening one asks no model.",
+        "此前已实测并完整保存，包含每个图块、计数与时间。打开时不会调用模型。",
+    ),
+    "only_replays": ("Open a recorded run, or replay a report of yours.", "打开一个录制的运行，或回放你自己的报告。"),
+    "recorded": ("recorded", "录制"),
     "parameters": ("Parameters", "参数"),
     "method_n": ("Method {}", "方法 {}"),
     "paper": ("Paper", "论文"),
@@ -356,6 +382,11 @@ TEXTS = {
     ),
     # about: the model
     "about_model_title": ("The model that answers", "正在回答的模型"),
+    "about_memory": (
+        "Its weights hold {} GiB. On its device {} GiB were free before they were loaded, {} GiB after.",
+        "其权重占 {} GiB。载入前设备空闲 {} GiB，载入后空闲 {} GiB。",
+    ),
+    "about_from": ("Revision {}; adapter: {}.", "版本 {}；适配器：{}。"),
     "about_tiny": (
         "A miniature answers here: a LLaVA of the real classes (CLIP tower, projector, Llama), trained from nothing on drawn scenes, small enough to come with the code. It knows coloured shapes and short strings, nothing else.",
         "这里由一个微型模型回答：采用真实的类（CLIP 视觉塔、投影层、Llama）搭建的 LLaVA，在绘制的场景上从零训练，小到可以随代码一起提供。它只认识彩色形状与短字符串，别无其他。",

@@ -1,4 +1,4 @@
-"""The command line: python -m longtail answer | compare | sweep | methods | bench | parity | evaluate | ..."""
+"""The command line: python -m longtail answer | compare | sweep | methods | models | bench | parity | ... (--help)."""
 
 import argparse
 import json
@@ -7,9 +7,11 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import answer as ask
-from . import bench, estimate, evaluate, load, make, open_image, parity, races, sweep
-from .export import measure, write
+from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
+from .export import in_a_row, measure, write
+from .models import listing
+from .models.catalogue import KNOWN
+from .models.loading import OneLine
 from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
 
@@ -52,6 +54,7 @@ def parser(argv: list[str]) -> Parser:
     _add_compare(commands)
     _add_sweep(commands)
     _add_methods(commands)
+    _add_models(commands)
     _add_bench(commands)
     _add_parity(commands)
     _add_evaluate(commands)
@@ -67,9 +70,6 @@ def _add_answer(commands, argv):
     command = commands.add_parser("answer", help="one answer to one question about one image")
     _run_flags(command)
     command.add_argument("--method", default="LongTail", help=f"one of {', '.join(REDUCERS)}")
-    command.add_argument(
-        "--then", action="append", default=[], metavar="QUESTION", help="a follow-up on the same image; may be repeated"
-    )
     if argv[:1] != ["answer"]:
         return
     finder = Parser(add_help=False)
@@ -88,11 +88,8 @@ def answer(arguments):
     """`answer`: words to stdout, or the whole record; with follow-ups, one after another, or a list of records."""
     names = {field.name for field in make(arguments.method).parameters()}
     reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
-    llava, image, records, history, seen = _load(arguments), open_image(arguments.image), [], (), None
-    for question in (arguments.question, *arguments.then):
-        said = ask(llava, image, question, reducer, history=history, seen=seen, **_options(arguments))
-        history, seen = () if llava.single_turn else said.turns, said.seen
-        records.append(said.record())
+    llava, image, questions = _load(arguments), open_image(arguments.image), (arguments.question, *arguments.then)
+    records = [said.record() for said in in_a_row(llava, image, questions, reducer, **_options(arguments))]
     if arguments.json:
         print(json.dumps(records if arguments.then else records[0]))
         return
@@ -108,7 +105,7 @@ def _add_compare(commands):
     command = commands.add_parser("compare", help="several methods side by side")
     _run_flags(command)
     command.add_argument("--methods", default="Full,LongTail,Random", help="names, comma between")
-    command.add_argument("--budget", type=int, help="the same number of visual tokens for all but Full")
+    command.add_argument("--budget", type=int, help="the same number of visual tokens, of each view, for all but Full")
     command.add_argument(
         "--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a parameter of a method"
     )
@@ -120,12 +117,10 @@ def _add_compare(commands):
 
 
 def compare(arguments):
-    """`compare`: each method's words and numbers, or the records."""
+    """`compare`: each method's words and numbers, or the records; with follow-ups, those of the last."""
     reducers = _reducers(arguments.methods, arguments.budget, arguments.set)
-    image = open_image(arguments.image)
-    comparison = measure(
-        _load(arguments), image, arguments.question, reducers, repeat=arguments.repeat, **_options(arguments)
-    )
+    asked, options = (open_image(arguments.image), arguments.question, reducers), _options(arguments)
+    comparison = measure(_load(arguments), *asked, repeat=arguments.repeat, then=arguments.then, **options)
     if arguments.out:
         write(comparison, arguments.out)
     if arguments.json:
@@ -207,6 +202,15 @@ def _span(parameter: dict) -> str:
     return words.get(parameter["kind"]) or f"{parameter['low']:g} to {parameter['high']:g}"
 
 
+# ---- models
+
+
+def _add_models(commands):
+    command = commands.add_parser("models", help="what can be loaded by name: parameters, memory, views, CLIP partner")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=listing.command)
+
+
 # ---- bench
 
 
@@ -216,6 +220,9 @@ def _add_bench(commands):
     selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
     bench.add_flags(selectors)
     selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
+    model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
+    fullsize.add_flags(model)
+    model.set_defaults(run=fullsize.command)
 
 
 # ---- parity
@@ -234,7 +241,7 @@ def _add_evaluate(commands):
     command = commands.add_parser("evaluate", help="accuracy per family, method and budget on held-out scenes")
     evaluate.add_flags(command)
     _model_flags(command)
-    command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments))
+    command.set_defaults(run=lambda arguments: evaluate.command(_load(arguments), arguments, _place(arguments)))
 
 
 # ---- cost
@@ -257,6 +264,9 @@ def _run_flags(command):
     command.add_argument("image", help="path of a PNG, JPEG, WEBP, GIF or BMP file")
     command.add_argument("question")
     command.add_argument("--preface", default="", help="text before the image")
+    command.add_argument(
+        "--then", action="append", default=[], metavar="QUESTION", help="a follow-up on the same image; may be repeated"
+    )
     command.add_argument("--max-new-tokens", type=int, default=128)
     command.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
     command.add_argument("--top-p", type=float, default=1.0)
@@ -267,14 +277,32 @@ def _run_flags(command):
 
 
 def _model_flags(command):
-    command.add_argument("--model", default="tiny", help="tiny, llava-1.5-7b, llava-1.5-13b, a hub id or a folder")
+    command.add_argument("--model", default="tiny", help=f"{', '.join(KNOWN)}, a hub id or a folder")
+    command.add_argument("--revision", help="branch, tag or commit of a hub id")
+    command.add_argument("--adapter", help="a LoRA adapter for it: hub id or folder")
     command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     command.add_argument("--quantization", default="none", help="none, int8 or int4")
+    command.add_argument(
+        "--double-quantization", action=argparse.BooleanOptionalAction, default=True, help="int4's own scales too"
+    )
+    command.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _place(arguments) -> dict:
+    """What `load` takes, from the flags above."""
+    names = ("revision", "adapter", "dtype", "quantization", "double_quantization", "attention", "device")
+    return {"name": arguments.model} | {name: getattr(arguments, name) for name in names}
+
+
 def _load(arguments):
-    return load(arguments.model, arguments.dtype, arguments.quantization, arguments.device)
+    """The model; a terminal is told how far it is, and what it takes."""
+    if not sys.stderr.isatty():
+        return load(**_place(arguments))
+    told = OneLine(arguments.model, sys.stderr)
+    llava = load(**_place(arguments), progress=told)
+    told.ended(llava.loaded.line())
+    return llava
 
 
 def _options(arguments) -> dict:

@@ -196,6 +196,17 @@ def _rounded(value: float) -> float:
 # ---- the command
 
 
+def device_of(text: str) -> str:
+    """The device a flag names; `auto` is the GPU where there is one. Raises ValueError for one that is not here."""
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {text!r}")
+    if text != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {text}: there is no CUDA device here")
+    return text
+
+
 def add_flags(command):
     """The flags of every benchmark."""
     command.add_argument("--patches", type=int, default=576, help="patches of the image, n (%(default)s)")
@@ -211,10 +222,7 @@ def add_flags(command):
 def command(name: str, races: Callable[[Conditions], list[Race]], arguments):
     """Run a benchmark; the table, and on the last line the record as JSON. Ends with status 1 where forms disagree."""
     given = {field.name: getattr(arguments, field.name) for field in fields(Conditions)}
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", arguments.device):
-        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {arguments.device!r}")
-    if arguments.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device {arguments.device}: there is no CUDA device here")
+    given["device"] = device_of(arguments.device)
     if arguments.out and Path(arguments.out).suffix != ".json":
         raise ValueError(f"--out takes a .json file, got {arguments.out!r}")
     try:

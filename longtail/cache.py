@@ -76,7 +76,7 @@ class Ledger:
 
     def write(self, store: Tensor, states: Tensor):
         """Put the newcomer's `states` [1, H_kv, 1, width] into its slot of `store`."""
-        store.index_copy_(2, self.slot, states)
+        store.index_copy_(2, self.slot.to(store.device), states)
 
 
 class HeadLedger:
@@ -141,7 +141,7 @@ class HeadLedger:
 
     def write(self, store: Tensor, states: Tensor):
         """Put the newcomer's `states` [1, H_kv, 1, width] into each head's slot of `store`."""
-        store[0].scatter_(1, self.slot[..., None].expand(-1, -1, states.shape[-1]), states[0])
+        store[0].scatter_(1, self.slot[..., None].expand(-1, -1, states.shape[-1]).to(store.device), states[0])
 
 
 class SlotLayer(CacheLayerMixin):
@@ -168,7 +168,7 @@ class SlotLayer(CacheLayerMixin):
 
     def pack(self, spare: int):
         """Give the memory of entries that were given up back; `spare` slots stay for newcomers."""
-        live = self.ledger.pack(spare)[None, ..., None].expand(-1, -1, -1, self.keys.shape[-1])
+        live = self.ledger.pack(spare)[None, ..., None].expand(-1, -1, -1, self.keys.shape[-1]).to(self.keys.device)
         self.keys = functional.pad(self.keys.gather(2, live), (0, 0, 0, spare))
         self.values = functional.pad(self.values.gather(2, live), (0, 0, 0, spare))
 

@@ -48,6 +48,9 @@ VIT_L = VisionSpec(1024, 4096, 24, 16)
 MODELS = {
     "LLaVA-1.5-7B": ModelSpec(4096, 11008, 32, 32, 32, 32000, VIT_L),
     "LLaVA-1.5-13B": ModelSpec(5120, 13824, 40, 40, 40, 32000, VIT_L),
+    "LLaVA-1.6-Mistral-7B": ModelSpec(
+        4096, 14336, 32, 32, 8, 32064, VIT_L
+    ),  # 1.6 with Vicuna: as 1.5; the tower: a view
     "tiny": ModelSpec(192, 512, 6, 3, 3, 512, VisionSpec(192, 768, 7, 3, patch=8)),
 }
 VIEWER = {  # as LLM-Viewer has them; its A100 is the 40 GB card

@@ -91,7 +91,7 @@ class Decoder:
             read, hidden = hidden, self.model.decode_layer(layer, hidden, wave, self.cache, mask)
             if self.scores_with == "attention":
                 query = self.model.view(layer, read, wave).query(slice(None), True)
-                ledger.receive(query, self.cache.layers[i].keys[0, :, : ledger.used])
+                ledger.receive(query, self.cache.layers[i].keys[0, :, : ledger.used].to(query.device))
         logits = self.model.logits(hidden[-1])
         self._evict()
         return logits

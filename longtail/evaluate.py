@@ -18,7 +18,7 @@ import torch
 
 from . import pareto, results
 from .examine import LONGEST, Cell, Log, examine, fingerprint, in_processes
-from .models import KNOWN
+from .models import place_of
 from .models.llava import Llava
 from .reducer import REDUCERS, parse
 from .results import ORACLE, Said
@@ -36,12 +36,12 @@ def evaluate(
     families: tuple[str, ...] = FAMILIES,
     log: Log | None = None,
     jobs: int = 1,
-    place: tuple = (),
+    place: dict | None = None,
     progress=None,
 ) -> dict:
     """The record of `results`: every question of those families about the scenes of `seeds`, for every cell. Greedy.
 
-    What `log` holds is not asked again. Above one job, each is a process that loads the model as `load(*place)`.
+    What `log` holds is not asked again. Above one job, each is a process that loads the model as `load(**place)`.
     """
     log, model = log or Log(), fingerprint(llava)
     prints = {cell: cell.fingerprint(model) for cell in cells}
@@ -53,7 +53,7 @@ def evaluate(
     tasks = [(seed, one) for seed, one in wanted.items() if any(one.values())]
     done, reasons, under = 0, {}, _under(llava, jobs)
     here = ((seed, answers) for seed, one in tasks for answers in examine(llava, seed, one))
-    for seed, answers in here if jobs == 1 else in_processes(jobs, place, tasks):
+    for seed, answers in here if jobs == 1 else in_processes(jobs, place or {}, tasks):
         reasons |= {cell: said for cell, _, said in answers if isinstance(said, str)}
         fine = [((prints[cell], seed, family), said) for cell, family, said in answers if isinstance(said, Said)]
         log.add(under, fine)
@@ -135,8 +135,8 @@ def add_flags(command):
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
-def command(llava: Llava, arguments):
-    """`python -m longtail evaluate`."""
+def command(llava: Llava, arguments, place: dict):
+    """`python -m longtail evaluate`. `place`: what `load` took, for further processes."""
     for flag in ("scenes", "jobs"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}")
@@ -148,14 +148,13 @@ def command(llava: Llava, arguments):
     families = tuple(family for name in named for family in groups[name])
     log = Log(Path(f"{arguments.out}.partial.jsonl") if arguments.out else None, arguments.fresh)
     seeds = range(arguments.first, arguments.first + arguments.scenes)
-    place = (arguments.model, arguments.dtype, arguments.quantization, arguments.device)
     record = evaluate(llava, cells, seeds, families, log, arguments.jobs, place, Progress())
     if arguments.out:
         results.write(record, Path(arguments.out))
     if arguments.figure:
         Path(arguments.figure).write_text(pareto.svg(record), encoding="utf-8")
     if arguments.card:
-        _into_card(Path(KNOWN.get(arguments.model, arguments.model)) / "README.md", results.table(record))
+        _into_card(Path(place_of(arguments.model)) / "README.md", results.table(record))
     print(json.dumps(record) if arguments.json else results.table(record))
 
 

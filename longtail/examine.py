@@ -138,7 +138,7 @@ def _said(answer: Answer) -> Said:
     return Said(answer.text, tokens.visual, tokens.layer_mean, *times)
 
 
-def in_processes(jobs: int, place: tuple, tasks: list[tuple]) -> Iterator[tuple[int, list]]:
+def in_processes(jobs: int, place: dict, tasks: list[tuple]) -> Iterator[tuple[int, list]]:
     """(seed, answers to one question) of `examine`, each task (seed, wanted) in one of `jobs` processes."""
     context, tasks, pipes = multiprocessing.get_context("spawn"), list(reversed(tasks)), {}
     for _ in range(min(jobs, len(tasks))):
@@ -163,13 +163,13 @@ def in_processes(jobs: int, place: tuple, tasks: list[tuple]) -> Iterator[tuple[
                 pipe.close()
 
 
-def _worker(pipe, place: tuple):
+def _worker(pipe, place: dict):
     """A process of `in_processes`: loads the model, then does what comes until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     disable_progress_bar()
     torch.set_num_threads(1)
-    llava = load(*place)
+    llava = load(**place)
     while True:
         try:
             task = pipe.recv()

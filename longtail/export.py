@@ -6,7 +6,9 @@ import io
 import json
 import platform
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -43,10 +45,18 @@ class Comparison:
 
 
 def measure(
-    llava: Llava, image, question: str, reducers: list[Reducer], repeat: int = 1, warm_up: bool = True, **options
+    llava: Llava,
+    image,
+    question: str,
+    reducers: list[Reducer],
+    repeat: int = 1,
+    warm_up: bool = True,
+    then: Sequence[str] = (),
+    **options,
 ) -> Comparison:
     """Each reducer alone on the engine, `repeat` rounds in rotated order after one uncounted run; seconds are medians.
 
+    With follow-ups in `then`, each round asks all of them in a row, and the last answer is the one compared.
     Raises ValueError for a repeat below 1, and whatever `generate` raises.
     """
     if repeat < 1:
@@ -58,15 +68,27 @@ def measure(
     for turn in range(repeat):
         for i in range(len(reducers)):
             at = (i + turn) % len(reducers)
-            rounds[at].append(answer(llava, image, question, reducers[at], **options))
+            *_, last = in_a_row(llava, image, (question, *then), reducers[at], **options)
+            rounds[at].append(last)
     warmed = "after one warm-up run" if warm_up else "without warm-up"
     conditions = (
         f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {device_name(llava.device)}, "
-        f"{torch.get_num_threads()} threads; {warmed}, seconds are the median of {repeat} in rotated order"
+        f"{torch.get_num_threads()} threads; {warmed}, seconds are the median of {repeat} in rotated order; "
+        f"{date.today()}"
     )
     records = [medians([a.record() for a in answers]) for answers in rounds]
     compared(records, [answers[-1].first_logits for answers in rounds])
     return Comparison(records, conditions, llava.crop(image), llava.grid)
+
+
+def in_a_row(llava: Llava, image, questions: Sequence[str], reducer: Reducer, **options) -> Iterator[Answer]:
+    """The answer to each question, which has the turns before it and what may be taken over of them; a model that was
+    trained on single turns is asked each on its own."""
+    history, seen = (), None
+    for question in questions:
+        said = answer(llava, image, question, reducer, history=history, seen=seen, **options)
+        history, seen = () if llava.single_turn else said.turns, said.seen
+        yield said
 
 
 def medians(records: list[dict]) -> dict:

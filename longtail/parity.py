@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
-from .generate import answer
+from .generate import Answer, answer
 from .models import load, miniatures
 from .models.llava import Llava
 from .reducer import parse
@@ -26,29 +26,35 @@ SIZES = {  # width, height of an image
     "most tiles": (2 * SIDE, 2 * SIDE),
     "odd": (61, 37),
 }
-PRECISIONS = {  # dtype, quantization, tolerance
-    "float32": ("float32", "none", 1e-5),
-    "bfloat16": ("bfloat16", "none", 2**-6),
-    "float16": ("float16", "none", 2**-9),
-    "int8": ("auto", "int8", 1e-5),
-    "int4": ("auto", "int4", 1e-5),
+PRECISIONS = {  # dtype, quantization, tolerance; that of methods that keep everything inside the tower
+    "float32": ("float32", "none", 1e-5, 1e-5),
+    "bfloat16": ("bfloat16", "none", 2**-6, 2**-6),
+    "float16": ("float16", "none", 2**-9, 2**-9),
+    "int8": ("auto", "int8", 1e-5, 2**-7),  # its kernels round activations: 1e-7 more or less can be a whole step
+    "int4": ("auto", "int4", 1e-5, 2**-7),
 }
 EVERYTHING = (  # settings at which a method keeps all there is
     "LongTail:budget=576:heavy=1:recent=1",
-    "LongTail:budget=576:heavy=1:recent=1:cut=in_tower",
     "LongTail:reading=head:alpha=576:heavy=1:recent=1",
     "LongTail:visual_stage=false:text_stage=false",
-    *(f"{name}:budget=576" for name in ("TopK", "Random", "Sequential", "Uniform", "FasterVLM", "DivPrune")),
-    *("Manual", "HiRED:rate=1", "FastV:ratio=0", "PyramidDrop:ratio=1", "H2O:heavy=1:recent=1", "SnapKV:capacity=4096"),
+    *(
+        f"{name}:budget=576"
+        for name in ("TopK", "Random", "Sequential", "Uniform", "FasterVLM", "VisPruner", "DivPrune")
+    ),
+    *("Manual", "FastV:ratio=0", "PyramidDrop:ratio=1", "DART:budget=576", "Feather:ratio=0"),
+    *("SparseVLM:budget=576", "H2O:heavy=1:recent=1", "SnapKV:capacity=4096"),
 )
-CHECKS = ("image features", "hidden states", "first logits", "tokens", "second question", "everything kept")
+IN_TOWER = ("LongTail:budget=576:heavy=1:recent=1:cut=in_tower", "ToMe:r=0", "EViT:keep=1", "ATS:budget=576")
+CHECKS = ("image features", "hidden states", "first logits", "tokens", "second question")
+CHECKS += ("everything kept", "kept in tower")
 QUESTION, REPLY, SECOND = "What is here?", "A red ball.", "Where does it lie?"
 STEPS, FEWER = 24, 8  # tokens of an answer beside stock's, and beside Full's
 COLUMNS = ("family", "precision", "check", "cases", "largest", "tolerance", "verdict", "at")
 MEANING = (
-    "Largest: absolute difference over the largest absolute value of stock. Of tokens and of a second question: 0 where "
-    "all tokens are equal, else how far apart stock's own logits were, for its token and for ours, where the two first "
-    "part. Everything kept: beside Full, bit for bit. A quantised model: beside stock generate on the same weights."
+    "Largest: absolute difference over the largest absolute value of stock. Of tokens and of a second question: 0 "
+    "where all are equal, else how far apart stock's own logits were, for its token and for ours, where the two first "
+    "part. Everything kept: beside Full, bit for bit. Kept in tower, which then reads one view after another: first "
+    "logits beside Full's. A quantised model: beside stock generate on the same weights."
 )
 
 
@@ -98,7 +104,7 @@ def table(families, precisions, device: str = "auto", sizes: dict = SIZES) -> It
 
 def rows(place: str, family: str, precision: str, device: str = "auto", sizes: dict = SIZES) -> Iterator[Row]:
     """The checks of one model in one precision; one row with the reason where it cannot be loaded so."""
-    dtype, quantization, tolerance = PRECISIONS[precision]
+    dtype, quantization, tolerance, in_tower = PRECISIONS[precision]
     try:
         llava = load(place, dtype, quantization, device)
     except ValueError as refusal:
@@ -110,7 +116,7 @@ def rows(place: str, family: str, precision: str, device: str = "auto", sizes: d
             found[check][f"{name}, {at}" if at else name] = difference
     for check, differences in found.items():
         at = max(differences, key=differences.get)
-        limit = 0.0 if check == "everything kept" else tolerance
+        limit = {"everything kept": 0.0, "kept in tower": in_tower}.get(check, tolerance)
         yield Row(family, precision, check, len(differences), differences[at], limit, at if differences[at] else "")
 
 
@@ -137,12 +143,18 @@ def _beside_stock(llava: Llava, image: Image.Image) -> Found:
 
 
 def _beside_full(llava: Llava, image: Image.Image) -> Found:
-    """Reducers that keep everything: how far their first logits are from Full's; infinite for other tokens or counts."""
+    """Reducers that keep everything: how far their first logits are from Full's, infinite for other counts or, outside
+    the tower, other tokens."""
     full = answer(llava, image, QUESTION, max_new_tokens=FEWER)
-    for method in EVERYTHING:
-        same = answer(llava, image, QUESTION, parse(method), max_new_tokens=FEWER)
-        equal = (same.token_ids, same.tokens) == (full.token_ids, full.tokens)
-        yield "everything kept", method, apart(same.first_logits, full.first_logits) if equal else float("inf")
+    for method in (*EVERYTHING, *IN_TOWER):
+        same, inside = answer(llava, image, QUESTION, parse(method), max_new_tokens=FEWER), method in IN_TOWER
+        equal = same.tokens.layers == full.tokens.layers if inside else _told(same) == _told(full)
+        difference = apart(same.first_logits, full.first_logits) if equal else float("inf")
+        yield "kept in tower" if inside else "everything kept", method, difference
+
+
+def _told(said: Answer) -> tuple:
+    return said.token_ids, said.tokens
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,7 @@ class Watched(Full):
 
 
 def apart(ours: Tensor, stock: Tensor) -> float:
-    """Largest absolute difference over stock's largest absolute value; infinite for other shapes and where it is NaN."""
+    """Largest absolute difference over stock's largest absolute value; infinite where shapes differ or it is NaN."""
     ours, stock = ours.float().cpu(), stock.float().cpu()
     if ours.shape != stock.shape:
         return float("inf")
@@ -201,6 +213,7 @@ def add_flags(command):
     """The flags of `parity`."""
     command.add_argument("--families", default="all", help=f"{', '.join(miniatures.FAMILIES)} (comma between), or all")
     command.add_argument("--precisions", default="all", help=f"{', '.join(PRECISIONS)} (comma between), or all")
+    command.add_argument("--shapes", default="all", help=f"of images: {', '.join(SIZES)} (comma between), or all")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--markdown", action="store_true", help="print a Markdown table")
@@ -210,10 +223,11 @@ def command(arguments):
     """`parity`: a row as soon as it is known, then what the numbers mean. Ends with status 1 where a check fails."""
     families = _chosen("--families", arguments.families, miniatures.FAMILIES)
     precisions = _chosen("--precisions", arguments.precisions, PRECISIONS)
+    shapes = _chosen("--shapes", arguments.shapes, SIZES)
     found, line = [], _markdown if arguments.markdown else _text
     if not arguments.json:
         print(line(COLUMNS) + ("\n|" + "---|" * len(COLUMNS)) * arguments.markdown)
-    for row in table(families, precisions, arguments.device):
+    for row in table(families, precisions, arguments.device, {shape: SIZES[shape] for shape in shapes}):
         found.append(row)
         if not arguments.json:
             print(line(row.cells()), flush=True)

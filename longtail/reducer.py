@@ -84,7 +84,8 @@ class Reducer:
 
     @classmethod
     def at(cls, budget: int) -> "Reducer":
-        """The reducer that hands `budget` visual tokens to the language model. Raises ValueError out of range."""
+        """The reducer that hands `budget` visual tokens of each view to the language model. Raises ValueError out of
+        range."""
         return cls(budget=budget) if any(p.name == "budget" for p in cls.parameters()) else cls()
 
     @classmethod

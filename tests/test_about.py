@@ -13,7 +13,8 @@ import torch
 from demo import about, drawing
 from demo.texts import TEXTS
 from demo.words import english
-from longtail.models import TINY
+from longtail.models.catalogue import TINY
+from longtail.models.loading import Loaded
 from longtail.similarity import knee
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ class Named:
     grid: tuple[int, int] = (24, 24)
     dtype: torch.dtype = torch.bfloat16
     device: str = "cuda:0"
+    loaded: Loaded | None = None
 
 
 def built(llava) -> str:
@@ -49,7 +51,13 @@ def tiny_page():
 
 
 def test_every_text_is_on_some_page(tiny_page, llava):
-    shown = " ".join([words(tiny_page), words(built(llava)), words(built(None)), tiny_page])
+    adapted = Named("llava-1.5-7b", loaded=Loaded("abc1234", "someone/lora", 14 << 30, 40 << 30, 26 << 30))
+    pages = words(built(adapted))
+    assert (
+        "Its weights hold 14.0 GiB. On its device 40.0 GiB were free before they were loaded, 26.0 GiB after" in pages
+    )
+    assert "Revision abc1234; adapter: someone/lora." in pages
+    shown = " ".join([words(tiny_page), words(built(llava)), words(built(None)), pages, tiny_page])
     for name, text in TEXT.items():
         for fixed in text.split("{}"):
             assert " ".join(fixed.split()) in shown, name

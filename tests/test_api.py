@@ -339,7 +339,7 @@ def test_every_argument_is_described(built):
 
 def test_mcp_without_its_extra_is_a_sentence_before_the_model(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mcp", None)
-    monkeypatch.setattr(longtail, "load", lambda *arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(longtail, "load", lambda *arguments, **options: pytest.fail("the model was loaded"))
     assert app.main(["--mcp", "on"]) == 2
     out, err = capsys.readouterr()
     assert "pip install 'gradio[mcp]'" in err and len(err.strip().splitlines()) == 1 and not out
@@ -351,6 +351,6 @@ def test_mcp_is_launched_when_asked_for(monkeypatch, llava, flags, on):
     monkeypatch.setattr(app, "need_mcp", lambda: None)
     monkeypatch.setattr(app, "build", lambda *arguments, **options: api.Blocks())
     monkeypatch.setattr(app, "warm_up", lambda model: None)
-    monkeypatch.setattr(longtail, "load", lambda *arguments: llava)
+    monkeypatch.setattr(longtail, "load", lambda *arguments, **options: llava)
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.update(options))
     assert app.main(flags) == 0 and launched["mcp_server"] is on

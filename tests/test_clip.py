@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -108,3 +109,13 @@ def test_layer_24_is_the_output_of_the_whole_tower(llava, picture):
     assert torch.equal(plain.features, more.features)
     torch.testing.assert_close(more.layer(24).hidden, stock[-1][0])
     assert dataclasses.is_dataclass(more.preamble) and longtail.Full().layers_read() == ()
+
+
+def test_a_text_tower_that_cannot_be_had_is_a_sentence(llava, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    text = ClipText("nobody/has-this", llava.tower)
+    with pytest.raises(
+        ValueError, match=r"text tower nobody/has-this could not be read .*: connect once .* folder clip"
+    ):
+        text.relevance("a dog", torch.zeros(4, 32))
+    assert text.parts is None, "the next question tries again"

@@ -372,7 +372,7 @@ WRONG = [
     (("--layers", "576x2,288x3"), "--layers gives 5 counts, LLaVA-1.5-7B has 32 layers"),
     (("--layers", "576y2"), "--layers takes counts as 576x2,288x30, got '576y2'"),
     (("--layers", "9x32", "--tokens", "9"), "give one of them"),
-    (("--model", "gpt"), "--model must be one of LLaVA-1.5-7B, LLaVA-1.5-13B, tiny, got 'gpt'"),
+    (("--model", "gpt"), "--model must be one of LLaVA-1.5-7B, LLaVA-1.5-13B, LLaVA-1.6-Mistral-7B, tiny, got 'gpt'"),
     (("--gpu", "abacus"), "--gpu must be one of A100-40"),
     (("--bits", "3"), "invalid choice: 3"),
     (("--bits", "32"), "no peak for 32 bits"),

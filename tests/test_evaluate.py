@@ -113,7 +113,7 @@ def test_killed_for_real(llava, folder, whole, tmp_path):
 def test_a_worker_that_dies_ends_the_run(capfd):
     """Here one that finds no model."""
     with pytest.raises(OSError, match="a worker process ended early: run the same command again to go on"):
-        list(in_processes(1, ("/nowhere", "auto", "none", "cpu"), [(SEEDS[0], {"exist": CELLS})]))
+        list(in_processes(1, {"name": "/nowhere"}, [(SEEDS[0], {"exist": CELLS})]))
     assert "there is no model '/nowhere'" in capfd.readouterr().err
 
 

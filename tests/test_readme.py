@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from longtail.__main__ import main
 
@@ -15,15 +14,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_table_is_the_registrys(capsys):
     assert main(["methods", "--markdown"]) == 0
     assert re.search(r"<!-- methods -->\n(.*?)<!-- /methods -->", README, re.S).group(1) == capsys.readouterr().out
-
-
-def test_front_matter_is_what_a_space_reads():
-    head = yaml.safe_load(README.split("---")[1])
-    known = {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
-             "short_description", "pinned", "tags"}  # fmt: skip
-    assert set(head) == known and head["sdk"] == "gradio" and (ROOT / head["app_file"]).is_file()
-    assert len(head["short_description"]) <= 60
-    assert "gradio>=" + head["sdk_version"].rsplit(".", 1)[0] in (ROOT / "requirements.txt").read_text()
 
 
 def test_files_it_names_exist():

@@ -257,6 +257,18 @@ def test_then_asks_follow_ups(folder, picture, tmp_path, capsys, towers):
     assert out == "" and "the question is empty" in err
 
 
+def test_then_compares_the_last_answers(folder, picture, tmp_path, capsys, towers):
+    picture.save(tmp_path / "photo.png")
+    ask = ["compare", str(tmp_path / "photo.png"), "What is here?", "--max-new-tokens", "3", "--model", str(folder)]
+    assert main([*ask, "--methods", "Full,TopK", "--then", ASK, "--json"]) == 0
+    full, ours = json.loads(capsys.readouterr().out)["answers"]
+    assert len(towers) == 3, "to warm up, and once for each method"
+    for record in (full, ours):
+        (asked, said), *more = record["history"]
+        assert (asked, more, record["question"], record["reused"]) == ("What is here?", [], ASK, ["vision"]) and said
+    assert ours["versus"]["agreement"] <= 1
+
+
 def test_then_asks_the_miniature_on_its_own(picture, tmp_path, capsys):
     picture.save(tmp_path / "photo.png")
     ask = ["answer", str(tmp_path / "photo.png"), "What is here?", "--then", ASK, "--max-new-tokens", "2"]

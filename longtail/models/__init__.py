@@ -1,39 +1,66 @@
 """Model families and how to load them: a known name, a hub id or a folder."""
 
-import os
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .llava import Llava
+from . import adapter as lora
+from . import memory
+from .catalogue import KNOWN, architecture, decoder_linears, needed
+from .fetch import fetched, read_config
+from .llava import Llava, refuse_other_layouts
 from .llava_next import LlavaNext
+from .loading import Loaded, Progress, Tell, silent
+from .precision import choose, held, options, refuse_shapes
 
-TINY = Path(__file__).parents[2] / "assets" / "tiny"
-KNOWN = {
-    "tiny": str(TINY),
-    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
-    "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
-}
 FAMILIES = {"llava": Llava, "llava_next": LlavaNext}  # transformers' model_type -> the room that knows its layout
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("none", "int8", "int4")
 
 
-def load(name: str = "tiny", dtype: str = "auto", quantization: str = "none", device: str = "auto") -> Llava:
-    """A model ready to answer. `auto`: the GPU where there is one, in bfloat16; else the CPU, in float32.
+def load(
+    name: str = "tiny",
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str = "auto",
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    attention: str = "sdpa",
+    double_quantization: bool = True,
+    progress: Tell | None = None,
+) -> Llava:
+    """A model ready to answer. `auto`: the GPU where there is one, in bfloat16 (float16 where it has none); else the
+    CPU, in float32. `adapter`: a LoRA adapter, folder or hub id. `progress` is told each `Progress`.
 
-    Raises ValueError for an unknown name, an absent or incomplete folder, a family we do not know, or an option that
-    cannot work here, and OSError where the hub cannot be reached.
+    Raises ValueError, before a weight is fetched, for whatever is known to fail by then: an unknown name or option, a
+    family we do not know, packages or files that are missing, no network, no room on disk or in memory.
     """
-    for option, value, allowed in (("dtype", dtype, DTYPES), ("quantization", quantization, QUANTIZATIONS)):
-        if value not in allowed:
-            raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
-    place = _place(name)
-    device = _device(device)
-    family = _family(name, place)
-    kind = DTYPES[dtype] or (torch.float32 if device == "cpu" else torch.bfloat16)
-    return family.from_pretrained(place, short_name(name), kind, quantization, device)
+    place, tell = place_of(name), progress or silent
+    asked, device = device, _device(device)
+    precision = choose(dtype, quantization, device, attention, double_quantization)
+    config = read_config(place, revision, tell)
+    family = _family(name, config)
+    meta = architecture(config)
+    refuse_shapes(quantization, decoder_linears(meta), device)
+    size = needed(meta, precision)
+    device = memory.spread(asked, device, size)
+    memory.refuse(short_name(name), config, precision, device, size)
+    more = adapter and lora.read(adapter, tell)
+    if more:
+        lora.refuse(more, meta)
+    folder = fetched(place, revision, tell)
+    before = memory.free(device)
+    tell(Progress("weights", 0, size))
+    model = _model(name, folder, options(precision, device), device)
+    tell(Progress("weights", size, size))
+    if more:
+        lora.apply(more, model, merge=quantization == "none")
+        tell(Progress("adapter", 1, 1, adapter))
+    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    llava = family(model, processor, short_name(name), str(folder), quantization)
+    commit = "" if Path(place).is_dir() else folder.name
+    llava.loaded = Loaded(commit, adapter or "", held(model), before, memory.free(device))
+    return llava
 
 
 def short_name(name: str) -> str:
@@ -41,9 +68,10 @@ def short_name(name: str) -> str:
     return name if name in KNOWN else Path(name).name
 
 
-def _place(name: str) -> str:
+def place_of(name: str) -> str:
+    """Hub id or folder of a model. Raises ValueError for a name that is none."""
     if name in KNOWN:
-        return KNOWN[name]
+        return KNOWN[name].place
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return name
     raise ValueError(
@@ -63,15 +91,23 @@ def _device(device: str) -> str:
     return device
 
 
-def _family(name: str, place: str) -> type[Llava]:
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise ValueError(f"the folder {place} holds no config.json: give a folder written by save_pretrained")
-    try:
-        kind = AutoConfig.from_pretrained(place).model_type
-    except (OSError, ValueError) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the model {name!r} could not be read{offline}: {reason}") from error
-    if kind not in FAMILIES:
-        raise ValueError(f"{name!r} is a {kind!r} model, which is not supported: {', '.join(FAMILIES)} are")
-    return FAMILIES[kind]
+def _family(name: str, config) -> type[Llava]:
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"{name!r} is a {config.model_type!r} model, which is not supported: {', '.join(FAMILIES)} are"
+        )
+    refuse_other_layouts(config, name)
+    return FAMILIES[config.model_type]
+
+
+def _model(name: str, folder: Path, given: dict, device: str):
+    """The weights of a folder on the device. Raises ValueError where the checkpoint lacks some."""
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        folder, output_loading_info=True, trust_remote_code=False, **given
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{name} lacks {len(missing)} of the weights its config asks for, {missing[0]} among them: take a "
+            "checkpoint laid out for transformers, such as those of llava-hf"
+        )
+    return model if "device_map" in given else model.to(device)

@@ -58,16 +58,28 @@ class ClipText:
 
     def _load(self):
         if self.parts is None:
-            tokenizer = AutoTokenizer.from_pretrained(self.place)
-            if Path(self.place).is_dir():
-                weights = load_file(Path(self.place) / "model.safetensors")
-                config = CLIPTextConfig.from_pretrained(self.place)
-                projection = weights.pop("visual_projection.weight")
-                model = CLIPTextModelWithProjection.from_pretrained(None, config=config, state_dict=weights)
-            else:
-                model = CLIPModel.from_pretrained(self.place)
-                projection = model.visual_projection.weight
-                del model.vision_model
+            read = self._from_folder if Path(self.place).is_dir() else self._from_hub
+            try:
+                model, projection = read()
+                tokenizer = AutoTokenizer.from_pretrained(self.place)
+            except OSError as error:
+                raise ValueError(
+                    f"the CLIP text tower {self.place} could not be read ({str(error).splitlines()[0]}): connect once "
+                    "so that it can be fetched, or put it into a folder clip inside the model's folder"
+                ) from error
             device = self.tower.post_layernorm.weight.device
             self.parts = model.to(device).eval(), tokenizer, projection.detach().float().to(device)
         return self.parts
+
+    def _from_folder(self):
+        weights = load_file(Path(self.place) / "model.safetensors")
+        config = CLIPTextConfig.from_pretrained(self.place)
+        projection = weights.pop("visual_projection.weight")
+        return CLIPTextModelWithProjection.from_pretrained(None, config=config, state_dict=weights), projection
+
+    def _from_hub(self):
+        """OpenAI's repository may hold its weights pickled; transformers then reads tensors only, no code."""
+        model = CLIPModel.from_pretrained(self.place)
+        projection = model.visual_projection.weight
+        del model.vision_model
+        return model, projection

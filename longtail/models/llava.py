@@ -1,6 +1,5 @@
 """LLaVA-1.5 as transformers lays it out: the only room that knows its attribute paths."""
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,18 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    BitsAndBytesConfig,
-)
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ..tokens import DecoderLayer, Question, Reduced, Spliced, VisualTokens
 from . import chat
 from .clip import ClipText
 from .layout import Layout
+from .loading import Loaded
 from .tower import Passed, Tower
 
 MAX_QUESTION = 4000  # characters, all that was said before it included
@@ -41,6 +35,8 @@ class Prompt:
 class Llava:
     """A LLaVA-1.5 model and its processor."""
 
+    loaded: Loaded | None = None  # how it came into memory, where `load` brought it
+
     def __init__(self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none"):
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
@@ -55,18 +51,6 @@ class Llava:
             processor.chat_template = chat.template(model.config.model_type, model.config.text_config.model_type)
         ends = model.generation_config.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [ends])
-
-    @classmethod
-    def from_pretrained(cls, place: str, name: str, dtype, quantization: str, device: str) -> "Llava":
-        """Load weights (safetensors only, no remote code) and processor from a folder or the hub."""
-        _refuse_other_layouts(AutoConfig.from_pretrained(place), name)
-        options = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
-        if quantization != "none":
-            options |= {"quantization_config": _bits_and_bytes(quantization, dtype), "device_map": {"": device}}
-        model = AutoModelForImageTextToText.from_pretrained(place, **options)
-        if quantization == "none":
-            model = model.to(device)
-        return cls(model, AutoProcessor.from_pretrained(place, backend="pil"), name, place, quantization)
 
     # ---- prompt
 
@@ -173,7 +157,7 @@ class Llava:
             made.append((visual, way.trimmed))
         return made
 
-    # ---- language model
+    # ---- language model, whose layers may lie on several devices: what goes in and comes out is on the first
 
     def splice(self, prompt: Prompt, views: list[Reduced]) -> Spliced:
         """The prompt with the placeholders replaced by the projected visual tokens, and by newlines where they belong.
@@ -188,7 +172,7 @@ class Llava:
                 "not in one run: the chat template or the image processor of this model is not its own"
             )
         before, behind = (self.embed(ids.to(self.device)) for ids in (prompt.ids[:first], prompt.ids[after:]))
-        tokens = torch.cat([self.projector(view.features) for view in views] + self._newline())
+        tokens = torch.cat([self.projector(view.features).to(self.device) for view in views] + self._newline())
         arranged = prompt.layout.arrange(views)
         run = tokens[arranged.order.to(tokens.device)].to(before.dtype)
         around = (first, len(behind))
@@ -207,11 +191,12 @@ class Llava:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [T, D] of token ids [T]."""
-        return self.model.get_input_embeddings()(ids)
+        return self.model.get_input_embeddings()(ids).to(self.device)
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary embedding of true `positions` [T], in the dtype of `hidden`."""
-        return self.language_model.rotary_emb(hidden[None], position_ids=positions[None])
+        cos, sin = self.language_model.rotary_emb(hidden[None], position_ids=positions[None])
+        return cos.to(self.device), sin.to(self.device)
 
     def decode_layer(self, layer, hidden: Tensor, rotary, cache, mask: Tensor | None = None) -> Tensor:
         """One decoder layer over `hidden` [T, D]; SDPA reads no mask as causal, which is meant."""
@@ -220,7 +205,7 @@ class Llava:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [V] of one position's last hidden state [D]."""
-        return self.model.lm_head(self.language_model.norm(hidden[None, None]))[0, 0]
+        return self.model.lm_head(self.language_model.norm(hidden[None, None]))[0, 0].to(self.device)
 
     def view(self, layer, hidden: Tensor, rotary) -> DecoderLayer:
         """Queries and keys that a decoder layer makes of the states [T, D] it reads, computed when asked for."""
@@ -230,6 +215,7 @@ class Llava:
             states = project(layer.input_layernorm(hidden[rows]))
             states = states.view(1, len(states), -1, attention.head_dim).transpose(1, 2)
             cos, sin = (wave[:, rows] for wave in rotary)
+            states = states.to(self.device)
             return (apply_rotary_pos_emb(states, states, cos, sin)[0] if rotated else states)[0]
 
         return DecoderLayer(
@@ -239,7 +225,7 @@ class Llava:
 
     def norm(self, hidden: Tensor) -> Tensor:
         """The language model's final norm of states [T, D]."""
-        return self.language_model.norm(hidden)
+        return self.language_model.norm(hidden).to(self.device)
 
     def decode_text(self, ids: list[int]) -> str:
         """Words of generated ids, special tokens left out."""
@@ -273,7 +259,7 @@ def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str
         )
 
 
-def _refuse_other_layouts(config, name: str):
+def refuse_other_layouts(config, name: str):
     """ValueError, before a weight is read, unless this is a CLIP tower with CLS and one feature layer."""
     tower, layer = config.vision_config.model_type, config.vision_feature_layer
     if tower != "clip_vision_model":
@@ -283,18 +269,3 @@ def _refuse_other_layouts(config, name: str):
             f"{name} reads tower layers {layer} by strategy {config.vision_feature_select_strategy!r}: "
             "only one layer without its CLS token ('default') is supported"
         )
-
-
-def _bits_and_bytes(quantization: str, dtype) -> BitsAndBytesConfig:
-    """int8, or NF4 with double quantisation. The tower stays whole: its scores decide what is kept."""
-    try:
-        import accelerate  # noqa: F401
-        import bitsandbytes  # noqa: F401  (transformers asks for both only after the download)
-    except ImportError as error:
-        raise ValueError(f"{quantization} needs two packages more: pip install bitsandbytes accelerate") from error
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else int8 says once a matmul that it casts
-    skip = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-    return BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip, **four)

@@ -51,7 +51,7 @@ class LlavaNext(Llava):
         return inputs["pixel_values"].flatten(0, 1)
 
     def _newline(self) -> list[Tensor]:
-        return [self.model.model.image_newline[None].to(self.dtype)]
+        return [self.model.model.image_newline[None].to(self.device, self.dtype)]
 
     def _mosaic(self, size: tuple[int, int]) -> "Mosaic":
         """How the model packs an image: it packs numbers in place of features, and so tells."""
