@@ -56,6 +56,7 @@ def model(llava) -> str:
     dtype = str(llava.dtype).removeprefix("torch.")
     return (
         _paragraph("other", llava.name, dtype, llava.device, *llava.grid)
+        + (_paragraph("tiles", llava.most_tiles) if llava.most_tiles else "")
         + _paragraph("other_limits")
         + _loaded(llava.loaded)
     )

@@ -1,4 +1,4 @@
-"""The masked image: a record in, picture out, on the square that the model itself saw."""
+"""The masked image: a record in, picture out, on the picture that the model itself saw."""
 
 from dataclasses import dataclass
 

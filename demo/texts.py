@@ -139,7 +139,7 @@ TEXTS = {
     "scrub": ("Generated token after which the patches are shown", "显示第几个生成 token 之后的图块"),
     "curve": ("Similarity curve: arrow keys walk along the ranks", "相似度曲线：方向键沿排名移动"),
     "whole_image": ("The whole image", "整幅图像"),
-    "tile": ("Tile", "图块"),
+    "tile": ("Tile", "切片"),
     "no_curve": ("sorts no similarity curve.", "不使用相似度曲线。"),
     "knee_at": ("knee i* = {}", "拐点 i* = {}"),
     "kept_of": ("kept {} of {}", "保留 {} / {}"),
@@ -213,8 +213,8 @@ TEXTS = {
     # footer
     "foot_1": ("Reading a column", "如何看一列"),
     "foot_1_text": (
-        "The picture is the square that the model itself sees. Patches it still reads are clear and outlined, in blue where a method took them back; merged ones are outlined in the colour of their group; dropped ones are veiled; a cross marks a patch that the language model gave up itself, between two layers or later from its KV cache. Point at the picture or the curve: the same patch lights up everywhere. Click or drag over patches to choose your own.",
-        "图片是模型真正看到的方形区域。仍被读取的图块清晰并有轮廓，被方法取回的为蓝色；合并的图块用所在组的颜色勾勒；丢弃的被遮住；打叉的是语言模型自己放弃的图块，发生在层间或之后的 KV 缓存中。指向图片或曲线，同一图块会在各处亮起。点击或拖动即可手选图块。",
+        "The picture is what the model itself sees: a square, or, of LLaVA-1.6, the whole image and its tiles. Patches it still reads are clear and outlined, in blue where a method took them back; merged ones are outlined in the colour of their group; dropped ones are veiled; a cross marks a patch that the language model gave up itself, between two layers or later from its KV cache. Point at the picture or the curve: the same patch lights up everywhere. Click or drag over patches to choose your own.",
+        "图片是模型真正看到的内容：一个方形区域；对 LLaVA-1.6 则是整幅图像及其切片。仍被读取的图块清晰并有轮廓，被方法取回的为蓝色；合并的图块用所在组的颜色勾勒；丢弃的被遮住；打叉的是语言模型自己放弃的图块，发生在层间或之后的 KV 缓存中。指向图片或曲线，同一图块会在各处亮起。点击或拖动即可手选图块。",
     ),
     "foot_2": ("How the numbers are taken", "数字如何得来"),
     "foot_2_text": (
@@ -402,6 +402,10 @@ TEXTS = {
     "about_other": (
         "{} answers here, in {} on {}; an image is {} × {} patches to it.",
         "这里由 {} 回答，精度 {}，运行于 {}；一张图像对它而言是 {} × {} 个图块。",
+    ),
+    "about_tiles": (
+        "It looks twice: once at the whole image, and once at up to {} tiles of it, each of that many patches, less what is padding. Every view has a CLS, a curve and a knee of its own, and an equal budget counts for each.",
+        "它看两遍：先看整幅图像，再看由它切成的至多 {} 个切片，每片的图块数相同，填充部分除外。每个视图都有自己的 CLS、曲线和拐点，相同预算按每个视图计。",
     ),
     "about_other_limits": (
         "It is not the miniature that comes with LongTail. Nobody has measured its accuracy here: what you see is one answer to one question.",

@@ -31,6 +31,7 @@ class Named:
     dtype: torch.dtype = torch.bfloat16
     device: str = "cuda:0"
     loaded: Loaded | None = None
+    most_tiles: int = 0
 
 
 def built(llava) -> str:
@@ -51,7 +52,9 @@ def tiny_page():
 
 
 def test_every_text_is_on_some_page(tiny_page, llava):
-    adapted = Named("llava-1.5-7b", loaded=Loaded("abc1234", "someone/lora", 14 << 30, 40 << 30, 26 << 30))
+    adapted = Named(
+        "llava-1.6-vicuna-7b", most_tiles=4, loaded=Loaded("abc1234", "someone/lora", 14 << 30, 40 << 30, 26 << 30)
+    )
     pages = words(built(adapted))
     assert (
         "Its weights hold 14.0 GiB. On its device 40.0 GiB were free before they were loaded, 26.0 GiB after" in pages
@@ -76,6 +79,9 @@ def test_each_says_which_model_answers(tiny_page, llava):
     assert "A miniature answers here" in tiny_page and "about-stats" in tiny_page
     other = words(built(Named("llava-1.5-7b")))
     assert "llava-1.5-7b answers here, in bfloat16 on cuda:0; an image is 24 × 24 patches to it." in other
+    assert "tiles" not in other
+    tiled = words(built(Named("llava-1.6-mistral-7b", most_tiles=4)))
+    assert "once at the whole image, and once at up to 4 tiles of it" in tiled
     assert "6 × 6 patches" in words(built(llava)) and "It is not the miniature" in other
     nobody = words(built(None))
     assert "No model answers here" in nobody and "miniature" not in nobody

@@ -106,6 +106,11 @@ class Llava:
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
         return side, side
 
+    @property
+    def most_tiles(self) -> int:
+        """Tiles an image may be cut into, beside the view of the whole of it."""
+        return 0
+
     def _inert(self, text: str) -> str:
         """Special tokens in a visitor's text, broken by a zero-width space so that they stay text."""
         special = "|".join(map(re.escape, sorted(self.processor.tokenizer.all_special_tokens, key=len, reverse=True)))

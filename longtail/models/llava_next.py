@@ -47,6 +47,12 @@ class LlavaNext(Llava):
             picture.paste(Image.fromarray(standing), tuple(step * n for n in mosaic.offset))
         return picture
 
+    @property
+    def most_tiles(self) -> int:
+        """Tiles an image may be cut into, beside the view of the whole of it."""
+        side = self.model.config.vision_config.image_size
+        return max(height * width // side**2 for height, width in self.model.config.image_grid_pinpoints)
+
     def _pixels(self, inputs) -> Tensor:
         return inputs["pixel_values"].flatten(0, 1)
 
