@@ -79,7 +79,8 @@ class VisualTokens:
     box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, width, height of this view in the model's crop
     region: tuple[float, float, float, float] = (0, 0, 1, 1)  # of the image that this view shows
     tile: tuple[int, int] = (0, 0)  # its number, from 1, among how many tiles; 0: the whole image
-    among: tuple[int, int] = (0, 0)  # its first patch, and how many there are, counted through all views
+    views: tuple[int, ...] = ()  # patches of every view of the image
+    first: int = 0  # its first patch, counted through all views
     whole: "VisualTokens | None" = None  # the view of the whole image, where this is a tile of it
 
     def layer(self, index: int) -> TowerLayer:

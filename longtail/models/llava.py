@@ -142,7 +142,7 @@ class Llava:
     def _beside(self, ways: list[Passed], prompt: Prompt) -> list[tuple[VisualTokens, Reduced | None]]:
         """What reducers see of each view, and where it stands among the others."""
         layout, made, whole = prompt.layout, [], None
-        firsts, total = accumulate(layout.sizes, initial=0), sum(layout.sizes)
+        firsts = accumulate(layout.sizes, initial=0)
         for way, view, first in zip(ways, layout.views, firsts, strict=False):
             visual = VisualTokens(
                 features=way.states[1:],
@@ -155,7 +155,8 @@ class Llava:
                 box=view.box,
                 region=view.region,
                 tile=(view.tile, layout.tiles),
-                among=(first, total),
+                views=layout.sizes,
+                first=first,
                 whole=whole,
             )
             whole = whole or visual

@@ -3,7 +3,7 @@ from math import floor
 
 from ..reducer import Reducer, param, register
 from ..similarity import top
-from ..tokens import Reduced
+from ..tokens import Reduced, across
 from .fastervlm import most_attended
 
 
@@ -40,7 +40,7 @@ class HiRED(Reducer):
         """Patches of this view that stay."""
         whole, tiles = visual.whole or visual, visual.tile[1]
         n = len(whole.features)
-        shared = (1 + tiles) * self.budget or floor((1 + tiles) * n * self.rate)
+        shared = across(visual.views or (n,), self.budget) or floor((1 + tiles) * n * self.rate)
         if not tiles:
             return shared
         first = min(floor(shared * self.alpha), n)

@@ -30,8 +30,8 @@ class Manual(Reducer):
         return cls(patches=f"0-{budget - 1}")
 
     def reduce(self, visual):
-        first, every = visual.among if visual.among[1] else (0, len(visual.features))
-        here = range(first, first + len(visual.features))
+        n, first = len(visual.features), visual.first
+        every, here = sum(visual.views) or n, range(first, first + n)
         return Reduced.select(visual, torch.tensor([i - first for i in self._indices(every) if i in here]))
 
     def _indices(self, count: int) -> list[int]:
