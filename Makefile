@@ -9,7 +9,8 @@ demo: .venv/app
 	$(BIN)/python app.py $(FLAGS)
 
 test: .venv/test browser lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -m "not browser" -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -m browser $(PYTEST)
 
 # The core tests under other versions: make test-matrix VERSIONS="5.17.0 5.23.0" TORCH=2.11.0 MATRIX_PYTHON=python3.12
 test-matrix: .venv/test

@@ -11,6 +11,13 @@ from longtail.models import miniatures
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """What drives a browser is marked so: `make test` runs it after all else, alone on the machine."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
 def random_llava(tower_layers: int = 5, key_value_heads: int = 2):
     """A random tiny LLaVA-1.5."""
     return miniatures.random_model(miniatures.config("llava-1.5", tower_layers, key_value_heads))
