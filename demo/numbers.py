@@ -99,9 +99,9 @@ def _counts(record: dict) -> dict[str, str]:
     t, s = record["tokens"], record["seconds"]
     lost, visual = given_up(record)
     against = record.get("versus") or {}
-    kl = against.get("kl")
+    kl, newlines = against.get("kl"), t.get("newlines")
     values = (
-        say("tokens", f"{t['prompt']:,}"),
+        say("and_newlines", f"{t['prompt']:,}", newlines) if newlines else say("tokens", f"{t['prompt']:,}"),
         say("visual", f"{t['layer_mean']:,.0f}"),
         say("tokens", f"{t['generated']:,}"),
         say("a_layer", f"{t['kv_entries']:,.0f}"),

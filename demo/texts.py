@@ -69,7 +69,7 @@ TEXTS = {
     "preset_stages": ("Stage 1 / stage 2 / both", "阶段一 / 阶段二 / 两者"),
     "equal": ("equal budget", "相同预算"),
     "equal_info": (
-        "visual tokens for every method but Full; 0: each its own",
+        "visual tokens of a view, for every method but Full; 0: each its own",
         "除 Full 外每种方法的视觉 token 数；0：各自设定",
     ),
     "veil": ("veil", "遮罩"),
@@ -166,6 +166,7 @@ TEXTS = {
     "kl": ("First-token KL", "首 token KL"),
     "tokens": ("{} tokens", "{} 个 token"),
     "visual": ("{} visual", "{} 个视觉"),
+    "and_newlines": ("{} tokens, {} newlines", "{} 个 token，其中 {} 个换行"),
     "a_layer": ("{} a layer", "每层 {}"),
     "gone": ("{}, {} visual", "{}，其中视觉 {}"),
     "nothing": ("none", "无"),
