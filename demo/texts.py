@@ -70,7 +70,7 @@ TEXTS = {
     "equal": ("equal budget", "相同预算"),
     "equal_info": (
         "visual tokens of a view, for every method but Full; 0: each its own",
-        "除 Full 外每种方法的视觉 token 数；0：各自设定",
+        "除 Full 外每种方法在每个视图中的视觉 token 数；0：各自设定",
     ),
     "veil": ("veil", "遮罩"),
     "log": ("log scale", "对数刻度"),
