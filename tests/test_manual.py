@@ -91,7 +91,7 @@ def test_a_short_row_of_zeros_and_ones_is_a_mask_where_it_fits(visual):
     [
         "x", "-1", "3-", "-3", "5-2", "1-2-3", "0x10", "1.5", "1;2", "0..4", "1 2", "0-3 5-7", "7" * 7, "9" * 5000,
         "0-9999999", None, 3, 3.5, True, float("nan"), {"0": 1}, b"0-3", object, [-1], [1.0], [0, True], ["3"], [None],
-        np.zeros((6, 6), dtype=bool), [False] * 36, torch.rand(36),
+        np.zeros((6, 6), dtype=bool), [False] * 36, torch.arange(36) / 36,
     ],
     ids=lambda patches: repr(patches)[:20].replace("\n", ""),
 )  # fmt: skip
