@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def clip_folder(folder):
-    """CLIP text tower and visual projection beside the random model."""
+def clip_folder(folder, llava):
+    """CLIP text tower and visual projection beside the random model, put there when `llava` was loaded without."""
     miniatures.write_clip(folder)
     return folder / "clip"
 
