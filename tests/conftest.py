@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clip_folder(folder, llava):
-    """CLIP text tower and visual projection beside the random model, put there when `llava` was loaded without."""
+    """CLIP text tower and visual projection beside the random model; `llava` was loaded before, without them."""
     miniatures.write_clip(folder)
     return folder / "clip"
 

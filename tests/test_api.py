@@ -105,7 +105,9 @@ def test_compare_without_more_than_it_needs(ask):
 
 
 def test_two_at_once_do_not_mix(url, llava):
-    questions = [(p, q) for q in ("What is it?", "Is it red, or is it not?") for p in ("place.png", "word-on-texture.png")]
+    questions = [
+        (p, q) for q in ("What is it?", "Is it red, or is it not?") for p in ("place.png", "word-on-texture.png")
+    ]
     alone = [longtail.answer(llava, PICTURES / p, q, max_new_tokens=16).record()["answer"] for p, q in questions]
     assert len(set(alone)) == len(alone)
 
