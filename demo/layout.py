@@ -18,9 +18,12 @@ from .words import label as t
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = PRIVATE | {"queue": False}
 QUICK_RENDER = {"queue": False, "show_progress": "hidden"}
-TEXT = "<p>{{value}}</p>"  # escaped by the browser: whatever a model or a visitor wrote stays text
-STATUS = "<p class=\"${/…\\ue001?$/.test(value) ? 'busy' : ''}\">{{value}}</p>"
-ANSWER = '<p>{{#each value}}<span class="{{this.kind}}">{{this.text}}</span> {{/each}}</p>'
+# Gradio evaluates a filled template as JavaScript once more, so {{value}} would run what is written in it: text that a
+# model or a visitor wrote is escaped inside the expression, and stays text.
+SAFE = "(text => String(text).replace(/[&<>\"'`]/g, c => `&#${c.charCodeAt(0)};`))"
+TEXT = f"<p>${{{SAFE}(value ?? '')}}</p>"
+STATUS = f"<p class=\"${{/…\\ue001?$/.test(value) ? 'busy' : ''}}\">${{{SAFE}(value ?? '')}}</p>"
+ANSWER = f"<p>${{value.map(part => `<span class='${{part.kind}}'>${{{SAFE}(part.text)}}</span> `).join('')}}</p>"
 
 
 @dataclass(frozen=True)

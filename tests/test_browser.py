@@ -5,6 +5,7 @@
 
 import copy
 import io
+import json
 import re
 import sys
 import threading
@@ -24,7 +25,7 @@ from test_page import Choosy
 import longtail
 from demo import board, examples, presets
 from longtail import REDUCERS, LongTail
-from longtail.export import PHASES
+from longtail.export import PHASES, measure
 from longtail.models.loading import Progress
 
 README = Path(__file__).parents[1] / "assets" / "readme"
@@ -328,12 +329,12 @@ def test_a_follow_up(visit):
     press(tab, "Follow up")
     refuses(tab, "There is no answer to follow up on yet")
     ran(tab)
-    said = tab.locator("#column-1 .answer p").inner_text().strip()
+    said = tab.locator("#column-1 .answer p").text_content().strip()
     tab.get_by_label("Question").fill("And what else?")
     press(tab, "Follow up")
     says(tab, "Followed up")
     expect(tab.locator("#column-1 .turns dt")).to_have_text("Is it red?")
-    expect(tab.locator("#column-1 .turns dd")).to_have_text(said)
+    assert tab.locator("#column-1 .turns dd").text_content().strip() == said
     expect(tab.locator("#column-2 .phases .vision")).to_contain_text("reused")
     ran(tab)
     expect(tab.locator("#column-1 .turns dt")).to_have_count(0)
@@ -384,6 +385,19 @@ def test_a_hostile_link_is_refused_and_the_page_works(visit):
     tab = visit(query="?m=<script>throw 1</script>&example=../../x")
     refuses(tab, "The link could not be followed: there is no method '<script>")
     ran(tab)
+
+
+def test_what_a_model_wrote_stays_text(visit, llava, scenes, tmp_path):
+    """Gradio evaluates filled templates: nothing that an answer says may run, and nothing of it be lost."""
+    said = "a\\theta \\u0041 ${document.title = 'owned'} `b` {{c}} <b>d</b> &amp;"
+    file = measure(llava, scenes / "red.png", "What is it?", [longtail.Full()]).file()
+    file["answers"][0] |= {"answer": said, "question": said}
+    (tmp_path / "said.json").write_text(json.dumps(file))
+    tab = visit()
+    tab.locator("input[type=file][accept*='.html']").set_input_files(tmp_path / "said.json")
+    says(tab, "Replayed from said.json")
+    assert tab.locator("#column-1 .answer p").text_content().strip() == said
+    assert tab.title() != "owned"
 
 
 def test_export_and_replay(visit, llava, scenes, tmp_path, complaints, browser):
@@ -513,6 +527,7 @@ def test_parameters_follow_the_method(visit):
     expect(lane.locator(".about p").first).to_contain_text("drawn at random")
     lane.get_by_label("number input for budget").fill("9")
     lane.get_by_label("number input for budget").press("Tab")
+    expect(tab).to_have_url(re.compile("budget%3D9"))  # the page has taken it
     press(tab, "Run")
     says(tab, "Done")
     expect(lane.locator("p.kept")).to_contain_text("9 of 36")
