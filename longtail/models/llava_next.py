@@ -24,7 +24,8 @@ class LlavaNext(Llava):
 
         A tile that unpadding cuts away altogether is no view. Raises ValueError for a shape that cannot be tiled.
         """
-        mosaic, positions = self._mosaic(size), torch.arange(len(self._mosaic(size).packed))
+        mosaic = self._mosaic(size)
+        positions = torch.arange(len(mosaic.packed))
         whole = mosaic.tile == 0
         views = [View(0, mosaic.patch[whole], positions[whole], self.grid, mosaic.whole)]
         for tile in mosaic.tile.unique()[2:].tolist():  # behind -1, the newlines, and 0
