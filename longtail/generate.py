@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
+from .graph import Captured
 from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
@@ -64,6 +65,7 @@ class Answer:
     finished: str | None
     seed: int
     reused: tuple[str, ...]  # phases taken over from an earlier answer: theirs are 0 seconds here
+    decode: str  # "graph": a step is captured as a CUDA graph and replayed; "eager": launched op by op
     seen: Seen | None  # for `generate(seen=)` of a follow-up; None where it was halted before the tower was through
 
     @property
@@ -114,6 +116,7 @@ class Answer:
             "steps": [list(step) for step in self.steps],
             "device": self.device,
             "dtype": self.dtype,
+            "decode": self.decode,
             "seed": self.seed,
         }
 
@@ -132,12 +135,13 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
 
-    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
+    def choose(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """The next token's id [1], on the device of `logits` [V]."""
         if self.temperature == 0:
-            return int(logits.argmax())
+            return logits.argmax(-1, keepdim=True)
         chance, order = (logits.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
         chance[chance.cumsum(-1) - chance >= self.top_p] = 0
-        return int(order[torch.multinomial(chance, 1, generator=generator)])
+        return order[torch.multinomial(chance, 1, generator=generator)].to(logits.device)
 
 
 @torch.inference_mode()
@@ -156,6 +160,7 @@ def generate(
     seen: Seen | None = None,
     shared: Seen | None = None,
     preface: str = "",
+    eager: bool = False,
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
@@ -165,16 +170,19 @@ def generate(
     the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
     image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
     taken over: see `Seen`. `shared` is what `look` made for this very question, taken as it is, its times included.
+    Where the model is `capturable`, decode steps are replayed as a CUDA graph unless `eager`; the tokens are the same.
     Raises ValueError for an image, a question, a history or an option that cannot be used.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit))
+    clock, graph = Clock(llava.device, stop, time_limit), llava.capturable and not eager
+    run = _Run(llava, reducer, question, preface, history, sampling, clock, graph)
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
         logits = run.begin(image, seen, shared, max_new_tokens)
+        decoder = Captured(run.decoder) if graph else run.decoder
     except Halted as halted:
         yield run.answer(str(halted))
         return
@@ -187,7 +195,7 @@ def generate(
         if reason := run.clock.halted():
             yield run.answer(reason)
             return
-        logits = run.decoder.step(torch.tensor([run.ids[-1]], device=llava.device))
+        logits = decoder.step(torch.full((1,), run.ids[-1], device=llava.device))
 
 
 def answer(llava: Llava, image, question: str, reducer: Reducer | None = None, **options) -> Answer:
@@ -228,6 +236,7 @@ class _Run:
     history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
+    graph: bool = False
     seen: Seen | None = None
     decoder: Decoder | None = None
     visual: tuple[VisualTokens, ...] = ()
@@ -260,7 +269,7 @@ class _Run:
 
     def take(self, logits: Tensor, limit: int) -> str | None:
         """Choose the next token; why it was the last one, if it was."""
-        self.ids.append(self.sampling.choose(logits, self._generator()))
+        self.ids.append(self.decoder.fetch(self.sampling.choose(logits, self._generator())))
         self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")
         if self.ids[-1] in self.llava.ends:
@@ -295,6 +304,7 @@ class _Run:
             finished=finished,
             seed=self.sampling.seed,
             reused=self.seen.reused if self.seen else (),
+            decode="graph" if self.graph else "eager",
             seen=self.seen,
         )
 

@@ -208,6 +208,10 @@ class DecoderLayer:
     query: Callable[[Tensor, bool], Tensor]  # rows [R], rotated -> [H, R, d]
     key: Callable[[bool], Tensor]  # rotated -> [H_kv, T, d]
 
+    def ran(self, keys: Tensor) -> "DecoderLayer":
+        """This layer once it has run: its rotated `keys` [H_kv, T, d] are at hand."""
+        return DecoderLayer(self.query, lambda rotated: keys if rotated else self.key(False))
+
     def logits(self, rows: Tensor, rotated: bool = True) -> Tensor:
         """Scaled q.k of those rows [H, R, T], float32, no mask; grouped queries share keys."""
         query, key = self.query(rows, rotated), self.key(rotated)

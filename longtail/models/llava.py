@@ -101,6 +101,13 @@ class Llava:
         return self.model.config.text_config.max_position_embeddings
 
     @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be captured as a CUDA graph: on one GPU, and nothing in it asks the host, as
+        LLM.int8() does for the outliers of each matrix it multiplies."""
+        places = set(getattr(self.model, "hf_device_map", {}).values())
+        return self.device.type == "cuda" and len(places) < 2 and self.quantization != "int8"
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
