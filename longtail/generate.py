@@ -245,6 +245,7 @@ class _Run:
     text: str = ""
     steps: list[tuple[int, int]] = field(default_factory=list)
     first_logits: Tensor | None = None
+    memory: int = 0
 
     def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
@@ -280,6 +281,8 @@ class _Run:
         read = self.decoder is not None and self.first_logits is not None
         lost = self.decoder.lost() if read else ()
         self.steps[len(self.ids) - 1 :] = [(len(self.text), len(lost))] if self.ids else []
+        if finished or len(self.ids) == 1:  # asking a GPU takes a while, and the peak is the prefill's
+            self.memory = _peak_memory(self.llava.device)
         return Answer(
             model=self.llava.name,
             device=str(self.llava.device),
@@ -292,7 +295,7 @@ class _Run:
             token_ids=tuple(self.ids),
             tokens=self._tokens(read),
             seconds=self.clock.seconds(),
-            memory=_peak_memory(self.llava.device),
+            memory=self.memory,
             visual=self.visual,
             reduced=self.reduced,
             visual_span=self.decoder.image.span if read else (0, 0),

@@ -1,7 +1,7 @@
-"""Decode steps captured as a CUDA graph: the launches of a whole step become one, the work on the device stays the same.
+"""Decode steps captured as a CUDA graph: the launches of a step become one, the work on the device stays the same.
 
 The cache holds still first (`Slots.hold_still`), so that every step does the same work on the same memory. What a
-reducer gives up is decided outside of the graph, after each replay: those few launches hide behind the work of the step.
+reducer gives up is decided outside of the graph, after each replay: those few launches hide behind the step's work.
 """
 
 from collections.abc import Callable

@@ -127,6 +127,7 @@ class Record(Shape):
     versus: Versus | None = None
     device: Name
     dtype: Name
+    decode: Literal["eager", "graph"] = "eager"
     seed: int
 
     @model_validator(mode="after")

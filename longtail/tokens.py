@@ -134,7 +134,8 @@ class Reduced:
         source = torch.full((len(visual.features),), -1)
         source[keep] = torch.arange(len(keep))
         role = np.where(source.numpy() < 0, "dropped", "kept")
-        return cls(visual.features[keep.to(visual.features.device)], keep, source, role, curve)
+        here = keep.to(visual.features.device, non_blocking=True)  # the host has waited once already
+        return cls(visual.features[here], keep, source, role, curve)
 
     @classmethod
     def merging(cls, features: Tensor, keep: Tensor, source: Tensor, curve: Curve | None = None) -> "Reduced":

@@ -146,3 +146,29 @@ def test_what_leaves_is_decided_anew_at_each_step(endless, picture, taped):
     asked = endless, picture, "What is it?", EveryFifth()
     plain = [said.lost for said in generate(*asked, max_new_tokens=NEW, eager=True)]
     assert plain == [said.lost for said in generate(*asked, max_new_tokens=NEW)] and len(plain[-1]) >= 10
+
+
+@dataclass(frozen=True)
+class Tight(Reducer):
+    """Has just the slots that are full when a step is captured, and gives up five entries whenever they are."""
+
+    def slots(self, prompt, unpruned, new):
+        return prompt + graph.WARM_UPS + 1
+
+    def evict(self, cache):
+        if cache.count <= cache.prompt + graph.WARM_UPS:
+            return None
+        return (cache.position >= 0).nonzero().flatten()[:5]
+
+
+def test_a_step_captured_with_every_slot_taken_still_looks_at_the_mask(taped):
+    """What leaves later is not seen any more."""
+    llava = Llava(random_llava(), None)
+    embeddings = torch.randn(40, llava.model.config.text_config.hidden_size)
+    decoders = [Decoder(llava, Tight()) for _ in range(2)]
+    with torch.inference_mode():
+        for decoder in decoders:
+            decoder.prefill(in_one_view(embeddings, (2, 38)), 40, 12, Clock(llava.device))
+        replayed = graph.Captured(decoders[1])
+        for token in torch.randint(5, 90, (12, 1)):
+            torch.testing.assert_close(replayed.step(token), decoders[0].step(token), rtol=1e-4, atol=1e-5)
