@@ -250,7 +250,7 @@ class _Run:
     def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
         self.seen = seen = shared or self._look(image, before)
-        self.clock.laps |= seen.laps
+        self.clock.passed |= seen.laps
         self.clock.restart()
         self.visual = tuple(visual for visual, _ in seen.views)
         self.reduced = tuple(self._reduce(visual, trimmed) for visual, trimmed in seen.views)
