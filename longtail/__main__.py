@@ -272,7 +272,7 @@ def _run_flags(command):
     command.add_argument("--top-p", type=float, default=1.0)
     command.add_argument("--seed", type=int, default=0, help="of sampling, and of methods that draw")
     command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
-    command.add_argument("--eager", action="store_true", help="launch decode op by op, never a CUDA graph")
+    command.add_argument("--eager", action="store_true", help="launch op by op, replay no CUDA graph")
     command.add_argument("--json", action="store_true", help="print JSON")
     _model_flags(command)
 
@@ -325,7 +325,7 @@ def _line(record: dict) -> str:
         f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
         f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
         f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}, "
-        f"{record['decode']} decode"
+        f"{record['prefill']} prefill, {record['decode']} decode"
     )
 
 

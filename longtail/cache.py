@@ -168,8 +168,12 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states, value_states):
         shape = (*key_states.shape[:2], self.ledger.slots, key_states.shape[-1])
-        self.keys, self.values = key_states.new_zeros(shape), value_states.new_zeros(shape)
-        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        self.hold(key_states.new_zeros(shape), value_states.new_zeros(shape))
+
+    def hold(self, keys: Tensor, values: Tensor):
+        """Take these as the slots [1, heads, slots, width], whatever is written in them."""
+        self.keys, self.values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Prefill: the prompt goes into the first slots. Decode: the newcomer into its own. Returns written slots."""

@@ -21,12 +21,14 @@ class Decoder:
 
     model: object  # a Llava of models/
     reducer: Reducer
+    prompts: object | None = None  # a `graph.Prompts` that reads prompts at once, where it can
     prompt: int = 0
     unpruned: int = 0
     image: Spliced | None = None  # what stood in the prompt as it was read
     visual: Tensor | None = None  # [prompt + 1] bool: visual positions; the last, False, is for all others
     ledgers: list[Ledger] = field(default_factory=list)  # one a decoder layer; the same until a layer drops entries
     cache: Cache | None = None
+    replayed: set[str] = field(default_factory=set)  # phases that a captured graph ran: prefill, decode
     entered: list[int] = field(default_factory=list)  # visual tokens entering each layer at prefill
     gone: list[Tensor] = field(default_factory=list)  # true positions dropped or evicted that the host has not seen yet
     noted: list[int] = field(default_factory=list)  # those that it has, oldest first
@@ -55,7 +57,7 @@ class Decoder:
         for i, layer in enumerate(self.model.decoder_layers):
             clock.between()
             here = self.model.view(layer, hidden, rotary)
-            going = self._drop(i, hidden, ledger, here, last, clock) if "drop" in self.moments else None
+            going = self._drop(i, hidden, ledger, here, last, clock) if self._drops(i) else None
             if going is not None:
                 hidden = hidden[going.keep] if going.hidden is None else going.hidden
                 angles = torch.arange(len(hidden), device=hidden.device) if going.renumber else angles[going.keep]
@@ -65,12 +67,16 @@ class Decoder:
                 visual = int(self._visual(ledger.position).sum())
                 rotary = self.model.rotary(hidden, angles)
                 here = self.model.view(layer, hidden, rotary)
+            if i == 0 and (logits := self._at_once(hidden, angles)) is not None:
+                self.entered = [visual] * len(self.ledgers)
+                break
             self.entered.append(visual)
             hidden = self.model.decode_layer(layer, hidden, rotary, self.cache)
             last = here.ran(self._keys(i))
             if self.per_head:
                 self._score_heads(i, last, clock)
-        logits = self.model.logits(hidden[-1])
+        else:
+            logits = self.model.logits(hidden[-1])
         self.evict()
         if self.per_head:
             for layer in self.cache.layers:
@@ -149,6 +155,23 @@ class Decoder:
     def _keys(self, index: int) -> Tensor:
         """Keys [H_kv, used, d] in a decoder layer's cache."""
         return self.cache.layers[index].keys[0, :, : self.ledgers[index].used].to(self.model.device)
+
+    def _drops(self, index: int) -> bool:
+        return "drop" in self.moments and self.reducer.drops(index)
+
+    def _at_once(self, hidden: Tensor, angles: Tensor) -> Tensor | None:
+        """The logits [V] behind a prompt that goes through all layers as it is, where a captured graph reads it."""
+        through = not self.per_head and not any(self._drops(i) for i in range(1, len(self.ledgers)))
+        if not (self.prompts and through and self.prompts.reads(len(hidden))):
+            return None
+        read = self.prompts.read(hidden, angles, self.ledgers[0].slots)
+        if read is None:
+            return None
+        logits, store = read
+        for layer, states in zip(self.cache.layers, store, strict=True):
+            layer.hold(*states)
+        self.replayed.add("prefill")
+        return logits
 
     def _drop(self, index: int, hidden: Tensor, ledger: Ledger, here, last, clock) -> Survivors | None:
         """What goes on, None for all as they are; what goes is noted."""

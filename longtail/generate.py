@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
-from .graph import Captured
+from .graph import Steps, prompts
 from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
@@ -65,7 +65,8 @@ class Answer:
     finished: str | None
     seed: int
     reused: tuple[str, ...]  # phases taken over from an earlier answer: theirs are 0 seconds here
-    decode: str  # "graph": a step is captured as a CUDA graph and replayed; "eager": launched op by op
+    prefill: str  # "graph": the prompt was read by a captured CUDA graph; "eager": op by op
+    decode: str  # the same of the steps
     seen: Seen | None  # for `generate(seen=)` of a follow-up; None where it was halted before the tower was through
 
     @property
@@ -116,6 +117,7 @@ class Answer:
             "steps": [list(step) for step in self.steps],
             "device": self.device,
             "dtype": self.dtype,
+            "prefill": self.prefill,
             "decode": self.decode,
             "seed": self.seed,
         }
@@ -170,19 +172,20 @@ def generate(
     the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
     image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
     taken over: see `Seen`. `shared` is what `look` made for this very question, taken as it is, its times included.
-    Where the model is `capturable`, decode steps are replayed as a CUDA graph unless `eager`; the tokens are the same.
+    Where the model is `capturable`, prompts and steps are replayed as CUDA graphs unless `eager`; the tokens are the
+    same.
     Raises ValueError for an image, a question, a history or an option that cannot be used.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    clock, graph = Clock(llava.device, stop, time_limit), llava.capturable and not eager
-    run = _Run(llava, reducer, question, preface, history, sampling, clock, graph)
+    graphs = llava.capturable and not eager
+    run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit), graphs)
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
         logits = run.begin(image, seen, shared, max_new_tokens)
-        decoder = Captured(run.decoder) if graph else run.decoder
+        decoder = Steps(run.decoder) if graphs else run.decoder
     except Halted as halted:
         yield run.answer(str(halted))
         return
@@ -236,7 +239,7 @@ class _Run:
     history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
-    graph: bool = False
+    graphs: bool = False  # whether prompt and steps may be captured
     seen: Seen | None = None
     decoder: Decoder | None = None
     visual: tuple[VisualTokens, ...] = ()
@@ -263,7 +266,7 @@ class _Run:
                 f"{length} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
-        self.decoder = Decoder(self.llava, self.reducer)
+        self.decoder = Decoder(self.llava, self.reducer, prompts(self.llava) if self.graphs else None)
         logits = self.decoder.prefill(spliced, len(seen.prompt.ids), new, self.clock)
         self.first_logits = logits.float().cpu()
         return logits
@@ -307,7 +310,8 @@ class _Run:
             finished=finished,
             seed=self.sampling.seed,
             reused=self.seen.reused if self.seen else (),
-            decode="graph" if self.graph else "eager",
+            prefill=self._run_as("prefill"),
+            decode=self._run_as("decode"),
             seen=self.seen,
         )
 
@@ -319,6 +323,9 @@ class _Run:
     def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
         reduced = self.reducer.reduce(visual)
         return reduced if trimmed is None else trimmed.then(reduced)
+
+    def _run_as(self, phase: str) -> str:
+        return "graph" if self.decoder and phase in self.decoder.replayed else "eager"
 
     def _generator(self) -> torch.Generator:
         """Draws depend on the seed and on how many tokens came before, on nothing else."""

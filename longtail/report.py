@@ -127,6 +127,7 @@ class Record(Shape):
     versus: Versus | None = None
     device: Name
     dtype: Name
+    prefill: Literal["eager", "graph"] = "eager"
     decode: Literal["eager", "graph"] = "eager"
     seed: int
 

@@ -12,6 +12,7 @@ from longtail import REDUCERS, Full, LongTail, Reducer, answer, generate, graph
 from longtail.clock import Clock
 from longtail.decoder import Decoder
 from longtail.models.llava import Llava
+from longtail.models.miniatures import config, random_model
 from longtail.reducer import spec
 from longtail.reducers.fastv import FastV
 from longtail.reducers.h2o import H2O
@@ -40,6 +41,7 @@ def taped(monkeypatch):
 def endless(tiny, monkeypatch):
     """A model that never ends its answer."""
     monkeypatch.setattr(tiny, "ends", frozenset())
+    monkeypatch.setattr(tiny, "prompts", None)
     return tiny
 
 
@@ -49,11 +51,20 @@ def test_a_graph_changes_nothing(endless, picture, taped, name):
     asked = endless, picture, "What is it?", REDUCERS[name]()
     plain = list(generate(*asked, max_new_tokens=NEW, eager=True))
     replayed = list(generate(*asked, max_new_tokens=NEW))
-    assert len(taped) == 1 and len(plain) == len(replayed) == NEW
-    for ours, theirs in zip(replayed, plain, strict=True):
-        assert (ours.decode, theirs.decode) == ("graph", "eager")
-        for part in ("token_ids", "text", "lost", "recycled", "steps", "finished", "tokens"):
-            assert getattr(ours, part) == getattr(theirs, part), part
+    assert len(taped) == 1 and len(plain) == len(replayed) == NEW  # the first prompt of a length is launched
+    again = list(generate(*asked, max_new_tokens=NEW))
+    at_once = not {"drop", "evict"} & set(asked[3].active()) or name == "LongTail"
+    assert len(taped) == (3 if at_once else 2)
+    assert (again[0].prefill, again[0].decode, again[-1].decode) == ("graph" if at_once else "eager", "eager", "graph")
+    for ours, theirs in (*zip(replayed, plain, strict=True), *zip(again, plain, strict=True)):
+        same(ours, theirs)
+    torch.testing.assert_close(again[0].first_logits, plain[0].first_logits, rtol=1e-4, atol=1e-4)
+
+
+def same(ours, theirs):
+    """Everything but times and how it was run."""
+    for part in ("token_ids", "text", "lost", "recycled", "steps", "finished", "tokens"):
+        assert getattr(ours, part) == getattr(theirs, part), part
 
 
 @pytest.mark.parametrize(
@@ -69,7 +80,7 @@ def test_logits_are_those_of_plain_steps(taped, reducer, heads):
     with torch.inference_mode():
         for decoder in decoders:
             decoder.prefill(in_one_view(embeddings, (20, 56)), 70, 20, Clock(llava.device))
-        plain, replayed = decoders[0], graph.Captured(decoders[1])
+        plain, replayed = decoders[0], graph.Steps(decoders[1])
         for token in torch.randint(5, 90, (20, 1)):
             torch.testing.assert_close(replayed.step(token), plain.step(token), rtol=1e-4, atol=1e-5)
             assert decoders[1].lost() == decoders[0].lost()
@@ -169,6 +180,54 @@ def test_a_step_captured_with_every_slot_taken_still_looks_at_the_mask(taped):
     with torch.inference_mode():
         for decoder in decoders:
             decoder.prefill(in_one_view(embeddings, (2, 38)), 40, 12, Clock(llava.device))
-        replayed = graph.Captured(decoders[1])
+        replayed = graph.Steps(decoders[1])
         for token in torch.randint(5, 90, (12, 1)):
             torch.testing.assert_close(replayed.step(token), decoders[0].step(token), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llava-1.5", "llava-1.6-mistral"])
+def test_prompts_of_every_length_share_graphs(taped, family):
+    """A length is rounded up; what stands behind a prompt is never seen, nor what an earlier one left there."""
+    llava = Llava(random_model(config(family)), None)
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        for length in (47, 33, 48, 40, 49, 33):
+            embeddings = torch.randn(length, llava.model.config.text_config.hidden_size)
+            plain, replayed = Decoder(llava, Full()), Decoder(llava, Full(), graph.prompts(llava))
+            logits = [
+                d.prefill(in_one_view(embeddings, (2, 30)), length, 5, Clock(llava.device)) for d in (plain, replayed)
+            ]
+            torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+            for ours, theirs in zip(replayed.cache.layers, plain.cache.layers, strict=True):
+                torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
+            assert replayed.entered == plain.entered
+        assert len(taped) == 1 and [*llava.prompts.kept] == [64, 48]
+        assert not llava.prompts.reads(graph.LONGEST + 1)
+
+
+def test_the_graphs_kept_are_the_last_used(taped, monkeypatch):
+    """An adaptive method meets ever new lengths."""
+    monkeypatch.setattr(graph, "MOST", 2)
+    prompts = graph.Prompts(None)
+    assert [prompts.reads(length) for length in (10, 30, 12, 40, 30, 31)] == [False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("part", ["prompts", "decode steps"])
+def test_what_cannot_be_captured_is_launched_and_told(endless, picture, taped, monkeypatch, caplog, part):
+    """The words are the same, the answer says how it was run, and so does the log."""
+    asked = endless, picture, "What is it?", LongTail()
+    plain = [answer(*asked, max_new_tokens=NEW, eager=True) for _ in range(2)][-1]
+
+    def capture(work):
+        if ("steps" in part) == isinstance(getattr(work, "__self__", None), graph.Steps):
+            tape.capture(work)  # on the host all of it has happened, on the device nothing
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return tape.capture(work)
+
+    monkeypatch.setattr(graph, "capture", capture)
+    monkeypatch.setattr(graph, "aside", lambda work: work())
+    said = [answer(*asked, max_new_tokens=NEW) for _ in range(2)][-1]
+    same(said, plain)
+    assert (said.prefill, said.decode) == (("eager", "graph") if part == "prompts" else ("graph", "eager"))
+    assert f"{part} cannot be captured as a CUDA graph and are launched op by op" in caplog.text
