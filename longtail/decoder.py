@@ -59,7 +59,7 @@ class Decoder:
             here = self.model.view(layer, hidden, rotary)
             going = self._drop(i, hidden, ledger, here, last, clock) if self._drops(i) else None
             if going is not None:
-                hidden = hidden[going.keep] if going.hidden is None else going.hidden
+                hidden = hidden.index_select(0, going.keep) if going.hidden is None else going.hidden
                 angles = torch.arange(len(hidden), device=hidden.device) if going.renumber else angles[going.keep]
                 shift = self.prompt - len(hidden) if going.renumber else ledger.shift
                 ledger = ledger.select(going.keep, slots if i == 0 else len(hidden) + new, shift)

@@ -135,7 +135,7 @@ class Reduced:
         source[keep] = torch.arange(len(keep))
         role = np.where(source.numpy() < 0, "dropped", "kept")
         here = keep.to(visual.features.device, non_blocking=True)  # the host has waited once already
-        return cls(visual.features[here], keep, source, role, curve)
+        return cls(visual.features.index_select(0, here), keep, source, role, curve)
 
     @classmethod
     def merging(cls, features: Tensor, keep: Tensor, source: Tensor, curve: Curve | None = None) -> "Reduced":
