@@ -4,18 +4,23 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, cycle
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from ..tokens import DecoderLayer, Question, Reduced, Spliced, VisualTokens
+from ..image import Picture, open_picture
+from ..tokens import DecoderLayer, Reduced, Spliced, VisualTokens
 from . import chat
+from .asked import Asked, Once
 from .clip import ClipText
 from .layout import Layout
 from .loading import Loaded
+from .pixels import make
 from .tower import Passed, Tower
 
 MAX_QUESTION = 4000  # characters, all that was said before it included
@@ -28,8 +33,8 @@ class Prompt:
     ids: Tensor
     pixels: Tensor  # [tiles, 3, S, S]
     layout: Layout  # of the run of placeholders
-    question: Question
-    preamble: Question  # the text before the image
+    question: Asked
+    preamble: Asked  # the text before the image
 
 
 class Llava:
@@ -37,7 +42,9 @@ class Llava:
 
     loaded: Loaded | None = None  # how it came into memory, where `load` brought it
 
-    def __init__(self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none"):
+    def __init__(
+        self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none", pixels: str = "exact"
+    ):
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
@@ -47,6 +54,7 @@ class Llava:
         self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
         self.clip = ClipText.beside(folder, self.tower)
+        self.pixels, self.eye = pixels, processor and make(pixels, processor.image_processor, name)
         if processor and not processor.chat_template:
             processor.chat_template = chat.template(model.config.model_type, model.config.text_config.model_type)
         ends = model.generation_config.eos_token_id
@@ -54,8 +62,12 @@ class Llava:
 
     # ---- prompt
 
+    def open(self, source: bytes | str | Path | Image.Image | Picture) -> Picture:
+        """Decode an image the way this model's pixels want it. Raises BadImage as `open_image` does."""
+        return self.eye.open(source)
+
     def prompt(
-        self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = (), preface: str = ""
+        self, image: Image.Image | Picture, question: str, history: Sequence[tuple[str, str]] = (), preface: str = ""
     ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
 
@@ -68,29 +80,52 @@ class Llava:
         if preface:
             image_token = self.processor.image_token
             text = text.replace(image_token, f"{self._inert(preface)}\n{image_token}", 1)
-        inputs = self.processor(images=image, text=text, return_tensors="pt")
-        ids = inputs["input_ids"][0]
-        preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
-        asked = self._question(question, lambda visual: self.clip.relevance(question, visual.features))
-        before = self._question(preamble, lambda visual: self.clip.last_relevance(preamble, visual.layer(24).hidden))
-        return Prompt(ids, self._pixels(inputs).to(self.device, self.dtype), self.layout(image.size), asked, before)
+        picture = open_picture(image)
+        layout, pixels = self.layout(picture.size), self.eye.read(picture, self.device, self.dtype)
+        ids, first = self._ids(text, len(layout))
+        asked = self._asked(
+            lambda: question,
+            lambda text: self.clip.words(text),
+            lambda words, visual: self.clip.relevance(words, visual.features),
+        )
+        preamble = self._asked(
+            lambda: self.decode_text(ids[:first].tolist()),
+            lambda text: self.clip.last_words(text),
+            lambda words, visual: self.clip.last_relevance(words, visual.layer(24).hidden),
+        )
+        return Prompt(ids, pixels, layout, asked, preamble)
 
-    def _pixels(self, inputs) -> Tensor:
-        """[tiles, 3, S, S] of one image as the processor hands it over."""
-        return inputs["pixel_values"]
+    def _ids(self, text: str, places: int) -> tuple[Tensor, int]:
+        """Token ids [T], and where in them the run of so many placeholders begins."""
+        image, ids = self.model.config.image_token_id, torch.tensor(self.processor.tokenizer(text).input_ids)
+        if (ids == image).sum() != 1:
+            raise ValueError(
+                f"the prompt has {int((ids == image).sum())} places for an image, not one: the chat template or the "
+                "tokenizer of this model is not its own"
+            )
+        first = int((ids == image).int().argmax())
+        return torch.cat([ids[:first], ids.new_full((places,), image), ids[first + 1 :]]), first
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """Where the patches of an image of that width and height stand in the prompt."""
         return Layout.single(self.grid)
 
-    def _question(self, text: str, relevance: Callable) -> Question:
-        ids = self.processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
-        return Question(ids, self.embed(ids.to(self.device)), relevance if self.clip else None)
+    def _asked(self, text: Callable[[], str], words: Callable, match: Callable) -> Asked:
+        """A text that is read when a method asks for it."""
+        once = Once(lambda: words(text()), self.device) if self.clip else None
+        return Asked(lambda: self._plain_ids(text()), lambda ids: self.embed(ids.to(self.device)), once, match)
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def _plain_ids(self, text: str) -> Tensor:
+        """Token ids [L] of a text alone."""
+        return torch.tensor(self.processor.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+
+    def crop(self, image: Image.Image | Picture) -> Image.Image:
         """The square the model sees, at its own resolution: what masks are drawn on."""
-        pixels = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
-        return Image.fromarray(pixels["pixel_values"][0].transpose(1, 2, 0).round().clip(0, 255).astype("uint8"))
+        return Image.fromarray(self._shown(open_picture(image))[0])
+
+    def _shown(self, picture: Picture) -> np.ndarray:
+        """The grey levels [V, S, S, 3] of each view, uint8."""
+        return self.eye.views(picture, self.device).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def views(self, size: tuple[int, int]) -> list[dict]:
         """Grid of patches, and place in the crop, of each view of an image of that width and height."""
