@@ -214,11 +214,10 @@ def compare(
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
     clock, options = Clock(llava.device), options | {"history": history, "seen": seen, "preface": preface}
     shared = look(llava, image, question, layers, clock, None, history, seen, preface) if outside else None
+    ways = [None if "trim" in reducer.active() else shared.again() for reducer in reducers]
     return [
-        answer(
-            llava, image, question, reducer, shared=None if "trim" in reducer.active() else shared.again(), **options
-        )
-        for reducer in reducers
+        answer(llava, image, question, reducer, shared=way, **options)
+        for reducer, way in zip(reducers, ways, strict=True)
     ]
 
 

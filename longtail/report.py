@@ -127,6 +127,7 @@ class Record(Shape):
     versus: Versus | None = None
     device: Name
     dtype: Name
+    pixels: Name = "exact"
     seed: int
 
     @model_validator(mode="after")

@@ -136,6 +136,12 @@ class Llava:
         return self.model.config.text_config.max_position_embeddings
 
     @property
+    def description(self) -> str:
+        """What answers depend on beside the device: tiny, float32; and fast pixels, where they are."""
+        fast = [f"{self.pixels} pixels"] * (self.pixels != "exact")
+        return ", ".join([self.name, str(self.dtype).removeprefix("torch."), *fast])
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size

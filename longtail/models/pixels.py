@@ -133,11 +133,16 @@ class Fast(Exact):
 KINDS = {"exact": Exact, "fast": Fast}
 
 
+def refuse_kind(kind: str):
+    """ValueError for pixels of another kind than these."""
+    if kind not in KINDS:
+        raise ValueError(f"pixels must be one of {', '.join(KINDS)}, got {kind!r}")
+
+
 def make(kind: str, processor, name: str = "this model") -> Stock:
     """What makes the pixels for an image processor: exact or fast. Raises ValueError for another kind, and for fast
     where the processor takes other steps than those known here; exact then leaves all to it."""
-    if kind not in KINDS:
-        raise ValueError(f"pixels must be one of {', '.join(KINDS)}, got {kind!r}")
+    refuse_kind(kind)
     if _known(processor):
         return KINDS[kind](processor)
     if kind == "fast":
