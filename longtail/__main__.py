@@ -7,7 +7,7 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
+from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, preprocess, races, sweep
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -225,6 +225,9 @@ def _add_bench(commands):
     model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
     fullsize.add_flags(model)
     model.set_defaults(run=fullsize.command)
+    pixels = kinds.add_parser("preprocess", help="from a file to a prompt: ours, exact and fast, beside transformers")
+    preprocess.add_flags(pixels)
+    pixels.set_defaults(run=preprocess.command)
 
 
 # ---- parity

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, cycle
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,6 @@ from .layout import Layout
 from .loading import Loaded
 from .pixels import make
 from .tower import Passed, Tower
-
-MAX_QUESTION = 4000  # characters, all that was said before it included
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,37 +72,41 @@ class Llava:
         `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more
         characters than are read, and for a history that is no pairs.
         """
-        _refuse_what_cannot_be_asked(question, history, preface)
-        *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
-        text = self.processor.apply_chat_template(_messages([*before, question]), add_generation_prompt=True)
+        picture = open_picture(image)
+        layout = self.layout(picture.size)
+        ids, asked, preamble = self.text(question, history, preface, len(layout))
+        return Prompt(ids, self.eye.read(picture, self.device, self.dtype), layout, asked, preamble)
+
+    def text(
+        self, question: str, history: Sequence[tuple[str, str]] = (), preface: str = "", places: int = 1
+    ) -> tuple[Tensor, Asked, Asked]:
+        """A prompt without its image: token ids [T] with a run of so many placeholders, the question, and the text
+        before the image. The one placeholder of the chat template is tokenised once and then repeated."""
+        chat.refuse(question, history, preface)
+        *earlier, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
+        text = self.processor.apply_chat_template(chat.messages([*earlier, question]), add_generation_prompt=True)
         if preface:
             image_token = self.processor.image_token
             text = text.replace(image_token, f"{self._inert(preface)}\n{image_token}", 1)
-        picture = open_picture(image)
-        layout, pixels = self.layout(picture.size), self.eye.read(picture, self.device, self.dtype)
-        ids, first = self._ids(text, len(layout))
+        ids = self._ids(text, add_special_tokens=True)
+        spots = (ids == self.model.config.image_token_id).nonzero().flatten().tolist()
+        if len(spots) != 1:
+            raise ValueError(
+                f"the prompt has {len(spots)} places for an image, not one: the chat template or the tokenizer of this "
+                "model is not its own"
+            )
+        before, image, behind = ids.tensor_split((spots[0], spots[0] + 1))
         asked = self._asked(
             lambda: question,
             lambda text: self.clip.words(text),
             lambda words, visual: self.clip.relevance(words, visual.features),
         )
         preamble = self._asked(
-            lambda: self.decode_text(ids[:first].tolist()),
+            lambda: self.decode_text(before.tolist()),
             lambda text: self.clip.last_words(text),
             lambda words, visual: self.clip.last_relevance(words, visual.layer(24).hidden),
         )
-        return Prompt(ids, pixels, layout, asked, preamble)
-
-    def _ids(self, text: str, places: int) -> tuple[Tensor, int]:
-        """Token ids [T], and where in them the run of so many placeholders begins."""
-        image, ids = self.model.config.image_token_id, torch.tensor(self.processor.tokenizer(text).input_ids)
-        if (ids == image).sum() != 1:
-            raise ValueError(
-                f"the prompt has {int((ids == image).sum())} places for an image, not one: the chat template or the "
-                "tokenizer of this model is not its own"
-            )
-        first = int((ids == image).int().argmax())
-        return torch.cat([ids[:first], ids.new_full((places,), image), ids[first + 1 :]]), first
+        return torch.cat([before, image.expand(places), behind]), asked, preamble
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """Where the patches of an image of that width and height stand in the prompt."""
@@ -113,11 +115,11 @@ class Llava:
     def _asked(self, text: Callable[[], str], words: Callable, match: Callable) -> Asked:
         """A text that is read when a method asks for it."""
         once = Once(lambda: words(text()), self.device) if self.clip else None
-        return Asked(lambda: self._plain_ids(text()), lambda ids: self.embed(ids.to(self.device)), once, match)
+        return Asked(lambda: self._ids(text()), lambda ids: self.embed(ids.to(self.device)), once, match)
 
-    def _plain_ids(self, text: str) -> Tensor:
-        """Token ids [L] of a text alone."""
-        return torch.tensor(self.processor.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+    def _ids(self, text: str, add_special_tokens: bool = False) -> Tensor:
+        """Token ids [T] of a text."""
+        return torch.tensor(self.processor.tokenizer(text, add_special_tokens=add_special_tokens).input_ids).long()
 
     def crop(self, image: Image.Image | Picture) -> Image.Image:
         """The square the model sees, at its own resolution: what masks are drawn on."""
@@ -277,33 +279,6 @@ class Llava:
     def decode_text(self, ids: list[int]) -> str:
         """Words of generated ids, special tokens left out."""
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-def _messages(texts: list[str]) -> list[dict]:
-    """Question, answer, question, ... as a chat template reads them; the image stands in the first turn."""
-    turns = zip(cycle(("user", "assistant")), texts, strict=False)
-    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
-    messages[0]["content"].insert(0, {"type": "image"})
-    return messages
-
-
-def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]], preface: str):
-    """ValueError where a question is empty, there is too much text, or an earlier turn is no question and answer."""
-    for turn in history:
-        if not isinstance(turn, tuple | list) or [type(text) for text in turn] != [str, str]:
-            raise ValueError(f"the history must be pairs of a question and its answer, got {turn!r}")
-    if not all(asked.strip() for asked in (question, *(asked for asked, _ in history))):
-        raise ValueError("the question is empty: type what you want to know about the image")
-    if len(question) > MAX_QUESTION:
-        raise ValueError(
-            f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
-        )
-    whole = len(question) + len(preface) + sum(len(text) for turn in history for text in turn)
-    if whole > MAX_QUESTION:
-        raise ValueError(
-            f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
-            "ask with fewer turns, or less text, before it"
-        )
 
 
 def refuse_other_layouts(config, name: str):
