@@ -7,7 +7,7 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
+from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, preprocess, races, sweep
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -88,7 +88,8 @@ def answer(arguments):
     """`answer`: words to stdout, or the whole record; with follow-ups, one after another, or a list of records."""
     names = {field.name for field in make(arguments.method).parameters()}
     reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
-    llava, image, questions = _load(arguments), open_image(arguments.image), (arguments.question, *arguments.then)
+    llava, questions = _load(arguments), (arguments.question, *arguments.then)
+    image = llava.open(arguments.image)
     records = [said.record() for said in in_a_row(llava, image, questions, reducer, **_options(arguments))]
     if arguments.json:
         print(json.dumps(records if arguments.then else records[0]))
@@ -119,7 +120,8 @@ def _add_compare(commands):
 def compare(arguments):
     """`compare`: each method's words and numbers, or the records; with follow-ups, those of the last."""
     reducers = _reducers(arguments.methods, arguments.budget, arguments.set)
-    asked, options = (open_image(arguments.image), arguments.question, reducers), _options(arguments)
+    open_image(arguments.image)  # refused before a model is loaded
+    asked, options = (arguments.image, arguments.question, reducers), _options(arguments)
     comparison = measure(_load(arguments), *asked, repeat=arguments.repeat, then=arguments.then, **options)
     if arguments.out:
         write(comparison, arguments.out)
@@ -223,6 +225,9 @@ def _add_bench(commands):
     model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
     fullsize.add_flags(model)
     model.set_defaults(run=fullsize.command)
+    pixels = kinds.add_parser("preprocess", help="from a file to a prompt: ours, exact and fast, beside transformers")
+    preprocess.add_flags(pixels)
+    pixels.set_defaults(run=preprocess.command)
 
 
 # ---- parity
@@ -288,11 +293,14 @@ def _model_flags(command):
     )
     command.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument(
+        "--pixels", default="exact", help="exact: as transformers makes them; fast: a few grey levels off"
+    )
 
 
 def _place(arguments) -> dict:
     """What `load` takes, from the flags above."""
-    names = ("revision", "adapter", "dtype", "quantization", "double_quantization", "attention", "device")
+    names = ("revision", "adapter", "dtype", "quantization", "double_quantization", "attention", "device", "pixels")
     return {"name": arguments.model} | {name: getattr(arguments, name) for name in names}
 
 
@@ -317,6 +325,7 @@ def _line(record: dict) -> str:
     ms = {name: f"{1000 * value:.1f} ms" for name, value in record["seconds"].items()}
     ms |= {name: "reused" for name in record["reused"]}
     knees = [str(curve["knee"]) for curve in (record["curve"], *record["tile_curves"]) if curve]
+    fast = f", {record['pixels']} pixels" * (record["pixels"] != "exact")
     knee = f", knee i* = {', '.join(knees)}" if knees else ""
     newlines = f" and {tokens['newlines']} newlines" if tokens["newlines"] else ""
     return (
@@ -324,7 +333,7 @@ def _line(record: dict) -> str:
         f"generated {tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
         f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
         f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
-        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}, "
+        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}{fast}, {record['device']}, "
         f"{record['prefill']} prefill, {record['decode']} decode"
     )
 

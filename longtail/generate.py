@@ -45,6 +45,7 @@ class Answer:
     model: str
     device: str
     dtype: str
+    pixels: str  # how they were made of the image: exact or fast
     reducer: Reducer
     question: str
     preface: str  # text before the image
@@ -119,6 +120,7 @@ class Answer:
             "dtype": self.dtype,
             "prefill": self.prefill,
             "decode": self.decode,
+            "pixels": self.pixels,
             "seed": self.seed,
         }
 
@@ -217,14 +219,16 @@ def compare(
     **options,
 ) -> list[Answer]:
     """The last answer of each reducer, same arguments. The tower runs once for all that do not act inside it, not at
-    all where `seen` serves them; its one measured time then stands in each of their `seconds`."""
+    all where `seen` serves them; its one measured time then stands in each of their `seconds`. So does, in `method`,
+    that of CLIP's text tower for each that reads it: it too runs once."""
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
     clock, options = Clock(llava.device), options | {"history": history, "seen": seen, "preface": preface}
     shared = look(llava, image, question, layers, clock, None, history, seen, preface) if outside else None
+    ways = [None if "trim" in reducer.active() else shared.again() for reducer in reducers]
     return [
-        answer(llava, image, question, reducer, shared=None if "trim" in reducer.active() else shared, **options)
-        for reducer in reducers
+        answer(llava, image, question, reducer, shared=way, **options)
+        for reducer, way in zip(reducers, ways, strict=True)
     ]
 
 
@@ -258,6 +262,7 @@ class _Run:
         self.visual = tuple(visual for visual, _ in seen.views)
         self.reduced = tuple(self._reduce(visual, trimmed) for visual, trimmed in seen.views)
         self.clock.lap("method")
+        self.clock.laps["method"] += seen.owed
         spliced = self.llava.splice(seen.prompt, self.reduced)
         length = len(spliced.embeddings)
         if length + new > self.llava.room():
@@ -290,6 +295,7 @@ class _Run:
             model=self.llava.name,
             device=str(self.llava.device),
             dtype=str(self.llava.dtype).removeprefix("torch."),
+            pixels=self.llava.pixels,
             reducer=self.reducer,
             question=self.question,
             preface=self.preface,

@@ -129,6 +129,7 @@ class Record(Shape):
     dtype: Name
     prefill: Literal["eager", "graph"] = "eager"
     decode: Literal["eager", "graph"] = "eager"
+    pixels: Name = "exact"
     seed: int
 
     @model_validator(mode="after")
