@@ -334,7 +334,7 @@ def _line(record: dict) -> str:
         f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
         f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
         f"  ended by {record['finished']}; {record['model']}, {record['dtype']}{fast}, {record['device']}, "
-        f"{record['prefill']} prefill, {record['decode']} decode"
+        f"{', '.join(record['graphs']) or 'nothing'} as CUDA graphs"
     )
 
 

@@ -28,7 +28,7 @@ class Decoder:
     visual: Tensor | None = None  # [prompt + 1] bool: visual positions; the last, False, is for all others
     ledgers: list[Ledger] = field(default_factory=list)  # one a decoder layer; the same until a layer drops entries
     cache: Cache | None = None
-    replayed: set[str] = field(default_factory=set)  # phases that a captured graph ran: prefill, decode
+    replayed: tuple[str, ...] = ()  # phases that a captured graph ran: prefill, decode
     entered: list[int] = field(default_factory=list)  # visual tokens entering each layer at prefill
     gone: list[Tensor] = field(default_factory=list)  # true positions dropped or evicted that the host has not seen yet
     noted: list[int] = field(default_factory=list)  # those that it has, oldest first
@@ -170,7 +170,7 @@ class Decoder:
         logits, store = read
         for layer, states in zip(self.cache.layers, store, strict=True):
             layer.hold(*states)
-        self.replayed.add("prefill")
+        self.replayed += ("prefill",)
         return logits
 
     def _drop(self, index: int, hidden: Tensor, ledger: Ledger, here, last, clock) -> Survivors | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
-from .graph import Steps, prompts
+from .graph import Graphs, Steps
 from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
@@ -66,8 +66,7 @@ class Answer:
     finished: str | None
     seed: int
     reused: tuple[str, ...]  # phases taken over from an earlier answer: theirs are 0 seconds here
-    prefill: str  # "graph": the prompt was read by a captured CUDA graph; "eager": op by op
-    decode: str  # the same of the steps
+    graphs: tuple[str, ...]  # phases that ran as captured CUDA graphs: vision, prefill, decode; others ran op by op
     seen: Seen | None  # for `generate(seen=)` of a follow-up; None where it was halted before the tower was through
 
     @property
@@ -118,8 +117,7 @@ class Answer:
             "steps": [list(step) for step in self.steps],
             "device": self.device,
             "dtype": self.dtype,
-            "prefill": self.prefill,
-            "decode": self.decode,
+            "graphs": list(self.graphs),
             "pixels": self.pixels,
             "seed": self.seed,
         }
@@ -181,7 +179,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    graphs = llava.capturable and not eager
+    graphs = Graphs.of(llava, eager)
     run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit), graphs)
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
@@ -224,7 +222,9 @@ def compare(
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
     clock, options = Clock(llava.device), options | {"history": history, "seen": seen, "preface": preface}
-    shared = look(llava, image, question, layers, clock, None, history, seen, preface) if outside else None
+    graphs = Graphs.of(llava, options.get("eager", False))
+    asked = llava, image, question, layers, clock, None, history, seen, preface, graphs and graphs.looks
+    shared = look(*asked) if outside else None
     ways = [None if "trim" in reducer.active() else shared.again() for reducer in reducers]
     return [
         answer(llava, image, question, reducer, shared=way, **options)
@@ -243,7 +243,7 @@ class _Run:
     history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
-    graphs: bool = False  # whether prompt and steps may be captured
+    graphs: Graphs | None = None  # where tower, prompt and steps may be captured
     seen: Seen | None = None
     decoder: Decoder | None = None
     visual: tuple[VisualTokens, ...] = ()
@@ -271,7 +271,7 @@ class _Run:
                 f"{length} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
-        self.decoder = Decoder(self.llava, self.reducer, prompts(self.llava) if self.graphs else None)
+        self.decoder = Decoder(self.llava, self.reducer, self.graphs and self.graphs.prompts)
         logits = self.decoder.prefill(spliced, len(seen.prompt.ids), new, self.clock)
         self.first_logits = logits.float().cpu()
         return logits
@@ -316,22 +316,19 @@ class _Run:
             finished=finished,
             seed=self.sampling.seed,
             reused=self.seen.reused if self.seen else (),
-            prefill=self._run_as("prefill"),
-            decode=self._run_as("decode"),
+            graphs=(*self.seen.graphs, *(self.decoder.replayed if self.decoder else ())) if self.seen else (),
             seen=self.seen,
         )
 
     def _look(self, image, before: Seen | None) -> Seen:
         inside = self.reducer if "trim" in self.reducer.active() else None
         asked = self.llava, image, self.question, self.reducer.layers_read()
-        return look(*asked, self.clock, inside, self.history, before, self.preface)
+        looks = self.graphs and self.graphs.looks
+        return look(*asked, self.clock, inside, self.history, before, self.preface, looks)
 
     def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
         reduced = self.reducer.reduce(visual)
         return reduced if trimmed is None else trimmed.then(reduced)
-
-    def _run_as(self, phase: str) -> str:
-        return "graph" if self.decoder and phase in self.decoder.replayed else "eager"
 
     def _generator(self) -> torch.Generator:
         """Draws depend on the seed and on how many tokens came before, on nothing else."""

@@ -1,14 +1,15 @@
-"""Prompts and decode steps captured as CUDA graphs: hundreds of launches become one, the device does the same work.
+"""Tower, prompts and decode steps as CUDA graphs: hundreds of launches become one, the device does the same work.
 
 At one image a large GPU waits for launches more than it computes, so that without this no pruning would show. Where a
-model is `capturable`, prompts of up to `LONGEST` tokens are read by a graph of their length, kept with the model, and
-the steps of each answer by one of its own. What cannot be captured is launched op by op, as on a CPU.
+model is `capturable`, a pass through its tower is a graph, prompts of up to `LONGEST` tokens are read by one of their
+length, both kept with the model, and the steps of each answer are one of its own. What cannot be captured is launched
+op by op, as on a CPU.
 """
 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class Steps:
         try:
             self.replay, self.logits = capture(self._read)
             self.replay()
-            self.decoder.replayed.add("decode")
+            self.decoder.replayed += ("decode",)
         except RuntimeError as error:
             told("decode steps", error)
             for ledger, free, seen in before:  # nothing has run, so nothing has come
@@ -68,29 +69,52 @@ class Steps:
             self.replay, self.refused, self.logits = None, True, self._read()
 
 
-class Prompts:
-    """Prompts read by captured graphs, one for each length in steps of `BUCKET`.
+class Kept:
+    """Graphs of a model's work by what shapes it, the `MOST` last used. What is met first is launched op by op and
+    warms the device up; met again it is captured. One runs at a time, as they share the memory they read and write."""
 
-    A prompt is padded behind its end, where causal attention never looks. The first one of a length is launched op by
-    op and warms the device up; the second is captured. All graphs write their keys and values into one place, from
-    where they are copied into the slots of an answer's own cache, so that one prompt is read at a time.
-    """
+    what = "work"  # in the plural, for the log
 
     def __init__(self, llava):
         self.llava, self.one_at_a_time = llava, threading.Lock()
-        self.kept: OrderedDict[int, tuple | None] = OrderedDict()  # by length: what replays it; None: met once
-        self.refused, self.states = False, None
+        self.refused, self.replays = False, 0
+        self.kept: OrderedDict[Hashable, tuple | None] = OrderedDict()  # what replays and what it makes; None: met once
 
-    def reads(self, length: int) -> bool:
-        """Whether a prompt of that many tokens would be replayed or captured now; notes that this length was met."""
-        if self.refused or length > LONGEST:
-            return False
-        bucket, met = _bucket(length), _bucket(length) in self.kept
-        self.kept[bucket] = self.kept.get(bucket)
-        self.kept.move_to_end(bucket)
+    def met(self, key: Hashable) -> bool:
+        """Whether work of this shape would be captured or replayed now; notes that it was met."""
+        known = key in self.kept
+        self.kept[key] = self.kept.get(key)
+        self.kept.move_to_end(key)
         if len(self.kept) > MOST:
             self.kept.popitem(last=False)
-        return met
+        return known and not self.refused
+
+    def replayed(self, key: Hashable, work: Callable):
+        """What `work` makes, in memory that the next replay overwrites; None where it could not be captured."""
+        try:
+            self.kept[key] = replay, made = self.kept.get(key) or capture(work)
+            replay()
+        except RuntimeError as error:
+            told(self.what, error)
+            self.refused = True
+            return None
+        self.replays += 1
+        return made
+
+
+class Prompts(Kept):
+    """Prompts, read by one graph for each length in steps of `BUCKET`.
+
+    A prompt is padded behind its end, where causal attention never looks. All graphs write their keys and values into
+    one place, from where they are copied into the slots of an answer's own cache.
+    """
+
+    what = "prompts"
+    states: Tensor | None = None  # [L, 2, 1, H_kv, LONGEST, d]
+
+    def reads(self, length: int) -> bool:
+        """Whether a prompt of that many tokens would be replayed or captured now; notes that its length was met."""
+        return length <= LONGEST and self.met(_bucket(length))
 
     def read(self, hidden: Tensor, angles: Tensor, slots: int) -> tuple[Tensor, Tensor] | None:
         """Logits [V] behind a prompt's embeddings [T, D] at rotary positions `angles` [T], and the keys and values
@@ -98,12 +122,8 @@ class Prompts:
         with self.one_at_a_time:
             self._lay_out(hidden, angles)
             bucket = _bucket(len(hidden))
-            try:
-                replay, logits = self.kept[bucket] or self._capture(bucket)
-                replay()
-            except RuntimeError as error:
-                told("prompts", error)
-                self.refused = True
+            logits = self.replayed(bucket, lambda: self._prefill(bucket))
+            if logits is None:
                 return None
             layers, two, one, heads, _, width = self.states.shape
             store = self.states.new_zeros(layers, two, one, heads, slots, width)
@@ -120,10 +140,6 @@ class Prompts:
         self.hidden[: len(hidden)], self.angles[: len(angles)] = hidden, angles
         self.last.fill_(len(hidden) - 1)
 
-    def _capture(self, bucket: int) -> tuple[Callable[[], None], Tensor]:
-        self.kept[bucket] = capture(lambda: self._prefill(bucket))
-        return self.kept[bucket]
-
     def _prefill(self, bucket: int) -> Tensor:
         hidden = self.hidden[:bucket]
         rotary = self.llava.rotary(hidden, self.angles[:bucket])
@@ -133,10 +149,40 @@ class Prompts:
         return self.llava.logits(hidden.index_select(0, self.last)[0])
 
 
-def prompts(llava) -> Prompts:
-    """A model's captured prompts."""
-    llava.prompts = llava.prompts or Prompts(llava)
-    return llava.prompts
+class Looks(Kept):
+    """Passes through the vision tower, a graph for each shape of pixels and set of layers whose states are wanted."""
+
+    what = "passes through the vision tower"
+
+    def __init__(self, llava):
+        super().__init__(llava)
+        self.pixels: dict[torch.Size, Tensor] = {}  # at addresses that stay
+
+    def through(self, pixels: Tensor, wanted: tuple[int, ...]) -> list[Tensor] | None:
+        """The states [V, 1+N, D] entering each of those layers; None where op by op is the way."""
+        key = pixels.shape, wanted
+        with self.one_at_a_time:
+            if not self.met(key):
+                return None
+            buffer = self.pixels.setdefault(pixels.shape, torch.empty_like(pixels))
+            buffer.copy_(pixels)
+            states = self.replayed(key, lambda: self.llava.vision.through(buffer, wanted))
+            return states and [layer.clone() for layer in states]
+
+
+class Graphs:
+    """All that is captured of one model."""
+
+    def __init__(self, llava):
+        self.looks, self.prompts = Looks(llava), Prompts(llava)
+
+    @classmethod
+    def of(cls, llava, eager: bool = False) -> "Graphs | None":
+        """The model's own, made on first need; None where it is not `capturable`, or should run op by op."""
+        if eager or not llava.capturable:
+            return None
+        llava.graphs = llava.graphs or cls(llava)
+        return llava.graphs
 
 
 class Into(CacheLayerMixin):
@@ -183,8 +229,8 @@ def aside(work: Callable[[], Tensor]) -> Tensor:
     return made
 
 
-def capture(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """What launches `work` again in one go, and where its result then lies; nothing has run when this returns.
+def capture(work: Callable) -> tuple[Callable[[], None], Tensor | list[Tensor]]:
+    """What launches `work` again in one go, and what it then makes, where; nothing has run when this returns.
 
     Other threads may go on using the device. Raises RuntimeError, of CUDA, for work that waits for the host.
     """

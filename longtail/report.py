@@ -127,8 +127,7 @@ class Record(Shape):
     versus: Versus | None = None
     device: Name
     dtype: Name
-    prefill: Literal["eager", "graph"] = "eager"
-    decode: Literal["eager", "graph"] = "eager"
+    graphs: Annotated[list[Literal["vision", "prefill", "decode"]], Field(max_length=3)] = []
     pixels: Name = "exact"
     seed: int
 

@@ -27,6 +27,7 @@ class Seen:
     trimmed_by: Reducer | None  # the reducer that acted inside the tower
     laps: dict[str, float]  # seconds by phase; one that was taken over has none
     reused: tuple[str, ...] = ()  # phases that were not run anew
+    graphs: tuple[str, ...] = ()  # phases that ran as captured graphs
 
     def serves(self, llava: Llava, prompt: Prompt, layers: tuple[int, ...], trimmer: Reducer | None) -> bool:
         """Whether another run of the tower would only repeat these views: the same model, pixels [views, 3, S, S] equal
@@ -68,10 +69,12 @@ def look(
     history=(),
     before: Seen | None = None,
     preface: str = "",
+    looks=None,
 ) -> Seen:
     """Prompt and vision tower: everything before `reduce`. Where a reducer is given, its `trim` acts inside.
 
-    The prompt is always built. The tower does not run where `before`, of an earlier answer, serves; else it does.
+    The prompt is always built. The tower does not run where `before`, of an earlier answer, serves; else it does, op by
+    op or, with `looks` (a `graph.Looks`), as a captured graph.
     """
 
     def trim(tower):
@@ -85,7 +88,9 @@ def look(
     clock.lap("preprocess")
     if again:
         return Seen(llava, prompt, before.beside(prompt), reducer, dict(clock.laps), ("vision",))
-    inside = {"trim": trim, "proportional": reducer.proportional} if reducer else {}
+    inside = {"trim": trim, "proportional": reducer.proportional} if reducer else {"looks": looks}
+    count = looks.replays if looks else 0
     views = llava.encode(prompt, layers, between=clock.between, **inside)
     clock.lap("vision")
-    return Seen(llava, prompt, views, reducer, dict(clock.laps))
+    graphs = ("vision",) if looks and looks.replays > count else ()
+    return Seen(llava, prompt, views, reducer, dict(clock.laps), graphs=graphs)

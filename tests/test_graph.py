@@ -8,7 +8,7 @@ import tape
 import torch
 from conftest import in_one_view, random_llava
 
-from longtail import REDUCERS, Full, LongTail, Reducer, answer, generate, graph
+from longtail import REDUCERS, Full, LongTail, Reducer, TopK, answer, compare, generate, graph
 from longtail.clock import Clock
 from longtail.decoder import Decoder
 from longtail.models.llava import Llava
@@ -19,7 +19,7 @@ from longtail.reducers.h2o import H2O
 from longtail.reducers.pyramiddrop import PyramidDrop
 from longtail.reducers.snapkv import SnapKV
 
-NEW = 12
+NEW = 8
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def taped(monkeypatch):
 def endless(tiny, monkeypatch):
     """A model that never ends its answer."""
     monkeypatch.setattr(tiny, "ends", frozenset())
-    monkeypatch.setattr(tiny, "prompts", None)
+    monkeypatch.setattr(tiny, "graphs", None)
     return tiny
 
 
@@ -51,11 +51,12 @@ def test_a_graph_changes_nothing(endless, picture, taped, name):
     asked = endless, picture, "What is it?", REDUCERS[name]()
     plain = list(generate(*asked, max_new_tokens=NEW, eager=True))
     replayed = list(generate(*asked, max_new_tokens=NEW))
-    assert len(taped) == 1 and len(plain) == len(replayed) == NEW  # the first prompt of a length is launched
+    assert len(taped) == 1 and len(plain) == len(replayed) == NEW  # what is met first is launched
+    assert replayed[-1].graphs == ("decode",)
     again = list(generate(*asked, max_new_tokens=NEW))
     at_once = not {"drop", "evict"} & set(asked[3].active()) or name == "LongTail"
-    assert len(taped) == (3 if at_once else 2)
-    assert (again[0].prefill, again[0].decode, again[-1].decode) == ("graph" if at_once else "eager", "eager", "graph")
+    before = ("vision",) * ("trim" not in asked[3].active()) + ("prefill",) * at_once
+    assert (again[0].graphs, again[-1].graphs, plain[-1].graphs) == (before, (*before, "decode"), ())
     for ours, theirs in (*zip(replayed, plain, strict=True), *zip(again, plain, strict=True)):
         same(ours, theirs)
     torch.testing.assert_close(again[0].first_logits, plain[0].first_logits, rtol=1e-4, atol=1e-4)
@@ -104,7 +105,7 @@ def test_on_a_cpu_nothing_is_captured(llava, picture):
     """The answer says how its steps were run."""
     assert not llava.capturable
     said = answer(llava, picture, "What is it?", max_new_tokens=4)
-    assert said.decode == said.record()["decode"] == "eager"
+    assert said.graphs == () and said.record()["graphs"] == []
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_prompts_of_every_length_share_graphs(taped, family):
     with torch.inference_mode():
         for length in (47, 33, 48, 40, 49, 33):
             embeddings = torch.randn(length, llava.model.config.text_config.hidden_size)
-            plain, replayed = Decoder(llava, Full()), Decoder(llava, Full(), graph.prompts(llava))
+            plain, replayed = Decoder(llava, Full()), Decoder(llava, Full(), graph.Graphs.of(llava).prompts)
             logits = [
                 d.prefill(in_one_view(embeddings, (2, 30)), length, 5, Clock(llava.device)) for d in (plain, replayed)
             ]
@@ -205,8 +206,8 @@ def test_prompts_of_every_length_share_graphs(taped, family):
             assert replayed.entered == plain.entered
         for plain, replayed in held:
             torch.testing.assert_close(replayed, plain, rtol=1e-4, atol=1e-5)
-        assert len(taped) == 1 and [*llava.prompts.kept] == [64, 48]
-        assert not llava.prompts.reads(graph.LONGEST + 1)
+        assert len(taped) == 1 and [*llava.graphs.prompts.kept] == [64, 48]
+        assert not llava.graphs.prompts.reads(graph.LONGEST + 1)
 
 
 def test_the_graphs_kept_are_the_last_used(taped, monkeypatch):
@@ -216,21 +217,48 @@ def test_the_graphs_kept_are_the_last_used(taped, monkeypatch):
     assert [prompts.reads(length) for length in (10, 30, 12, 40, 30, 31)] == [False, False, True, False, False, True]
 
 
-@pytest.mark.parametrize("part", ["prompts", "decode steps"])
-def test_what_cannot_be_captured_is_launched_and_told(endless, picture, taped, monkeypatch, caplog, part):
+@pytest.mark.parametrize("part, phase", [("looks", "vision"), ("prompts", "prefill"), ("steps", "decode")])
+def test_what_cannot_be_captured_is_launched_and_told(endless, picture, taped, monkeypatch, caplog, part, phase):
     """The words are the same, the answer says how it was run, and so does the log."""
     asked = endless, picture, "What is it?", LongTail()
-    plain = [answer(*asked, max_new_tokens=NEW, eager=True) for _ in range(2)][-1]
+    plain = answer(*asked, max_new_tokens=NEW, eager=True)
+    taken = {"looks": "through", "prompts": "_prefill", "steps": "_read"}[part]
 
     def capture(work):
-        if ("steps" in part) == isinstance(getattr(work, "__self__", None), graph.Steps):
-            tape.capture(work)  # on the host all of it has happened, on the device nothing
+        replay, made = tape.capture(work)  # on the host all of it has happened, on the device nothing
+        if taken in {*work.__code__.co_names, work.__name__}:
             raise RuntimeError("operation not permitted when stream is capturing")
-        return tape.capture(work)
+        return replay, made
 
     monkeypatch.setattr(graph, "capture", capture)
-    monkeypatch.setattr(graph, "aside", lambda work: work())
-    said = [answer(*asked, max_new_tokens=NEW) for _ in range(2)][-1]
-    same(said, plain)
-    assert (said.prefill, said.decode) == (("eager", "graph") if part == "prompts" else ("graph", "eager"))
-    assert f"{part} cannot be captured as a CUDA graph and are launched op by op" in caplog.text
+    said = [answer(*asked, max_new_tokens=NEW) for _ in range(3)]
+    same(said[1], plain)
+    same(said[2], plain)
+    assert said[2].graphs == tuple(p for p in ("vision", "prefill", "decode") if p != phase)
+    assert "cannot be captured as a CUDA graph and are launched op by op: operation not permitted" in caplog.text
+    assert caplog.text.count("cannot be captured") == (3 if part == "steps" else 1)
+
+
+def test_compare_looks_through_a_graph_too(endless, picture, taped):
+    """Where the tower runs once for all, it may be replayed; each answer says so."""
+    said = [compare(endless, picture, "What is it?", [Full(), LongTail()], max_new_tokens=2) for _ in range(2)]
+    assert [one.graphs for one in said[0]] == [(), ()]
+    assert all("vision" in one.graphs for one in said[1])
+    for ours, theirs in zip(*said, strict=True):
+        same(ours, theirs)
+    eager = compare(endless, picture, "What is it?", [Full()], max_new_tokens=2, eager=True)
+    assert eager[0].graphs == ()
+
+
+def test_another_picture_is_another_look(endless, picture, taped):
+    """What a graph was captured with is not what it looks at."""
+    other = picture.rotate(90)
+    for _ in range(2):
+        answer(endless, picture, "What is it?", max_new_tokens=1)
+    said = answer(endless, other, "What is it?", TopK(), max_new_tokens=3)
+    plain = answer(endless, other, "What is it?", TopK(), max_new_tokens=3, eager=True)
+    again = answer(endless, other, "What is it?", TopK(), max_new_tokens=3)
+    assert "vision" in again.graphs
+    for one in (said, again):
+        torch.testing.assert_close(one.first_logits, plain.first_logits, rtol=1e-4, atol=1e-4)
+        assert torch.equal(one.reduced[0].keep, plain.reduced[0].keep)

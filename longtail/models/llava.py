@@ -39,7 +39,7 @@ class Llava:
     """A LLaVA-1.5 model and its processor."""
 
     loaded: Loaded | None = None  # how it came into memory, where `load` brought it
-    prompts: object | None = None  # a `graph.Prompts`, once a prompt was read where they can be captured
+    graphs: object | None = None  # a `graph.Graphs`, once something was to be captured
 
     def __init__(
         self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none", pixels: str = "exact"
@@ -182,15 +182,17 @@ class Llava:
         trim: Callable | None = None,
         between: Callable | None = None,
         proportional: bool = False,
+        looks=None,
     ):
         """The tower, layer by layer, up to the one LLaVA reads: [(VisualTokens, Reduced by trim or None)] per view.
 
         `layers` (counted of 24) are captured; `trim`, if given, acts on the way, with `proportional` attention to what
-        it merged; `between` runs before each layer. All views run as one batch, with `trim` one after another.
+        it merged; `between` runs before each layer, and `looks` (a `graph.Looks`) all of them at once where no `trim`
+        acts. All views run as one batch, with `trim` one after another.
         """
         views, tiles = prompt.layout.views, [view.tile for view in prompt.layout.views]
         if trim is None:
-            ways = self.vision.run(prompt.pixels[tiles], [view.patches for view in views], layers, between)
+            ways = self.vision.run(prompt.pixels[tiles], [view.patches for view in views], layers, between, looks)
         else:
             how = layers, between, trim, proportional
             ways = [self.vision.trim(prompt.pixels[[v.tile]], v.patches, v.grid, *how) for v in views]

@@ -26,22 +26,32 @@ class Tower:
         self.model, self.blocks, self.feature_layer = model, model.encoder.layers, feature_layer
 
     def run(
-        self, pixels: Tensor, standing: list[Tensor], layers: tuple[int, ...], between: Callable | None
+        self, pixels: Tensor, standing: list[Tensor], layers: tuple[int, ...], between: Callable | None, looks=None
     ) -> list[Passed]:
         """Views [V, 3, S, S] in one batch; of each, the patches `standing` [N] are told. `between` runs before each
-        layer. Patches that do not stand take part in attention as ever, and are seen by nobody else."""
-        hidden, captured = self._embed(pixels), [{} for _ in standing]
-        for i in range(self._last(layers) + 1):  # the last layer may be read, it is never run
-            for n in self._named(i, layers):
-                for view, patches, into in zip(hidden, standing, captured, strict=True):
-                    into[n] = self._capture(i, _only(view, patches)[None])
-            if i == self.feature_layer:
-                read = hidden
-            if i < self._last(layers):
+        layer. Patches that do not stand take part in attention as ever, and are seen by nobody else. `looks`, a
+        `graph.Looks`, passes through all layers at once where it can."""
+        wanted = tuple(sorted({self.feature_layer, *(tower_layer(layer, len(self.blocks)) for layer in layers)}))
+        entering = looks and looks.through(pixels, wanted)
+        states = dict(zip(wanted, entering or self.through(pixels, wanted, between), strict=True))
+        return [self._passed({i: _only(states[i][v], told) for i in wanted}, layers) for v, told in enumerate(standing)]
+
+    def _passed(self, states: dict[int, Tensor], layers: tuple[int, ...]) -> Passed:
+        """Of one view: the states [1+N, D] entering each layer that somebody reads."""
+        captured = {n: self._capture(i, here[None]) for i, here in states.items() for n in self._named(i, layers)}
+        return Passed(states[self.feature_layer], captured)
+
+    def through(self, pixels: Tensor, wanted: tuple[int, ...], between: Callable | None = None) -> list[Tensor]:
+        """The states [V, 1+N, D] entering each of the layers `wanted`, ascending; the last of them is never run."""
+        hidden, entering = self._embed(pixels), []
+        for i in range(wanted[-1] + 1):
+            if i in wanted:
+                entering.append(hidden)
+            if i < wanted[-1]:
                 if between:
                     between()
                 hidden = self.blocks[i](hidden, attention_mask=None)
-        return [Passed(_only(*way), into) for *way, into in zip(read, standing, captured, strict=True)]
+        return entering
 
     def trim(
         self,
