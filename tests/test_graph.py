@@ -144,20 +144,20 @@ def test_nothing_in_a_step_asks_the_host(llava, monkeypatch):
 
 
 @dataclass(frozen=True)
-class EveryFifth(Reducer):
-    """Gives up five entries behind every fifth token: what leaves is no part of what was captured."""
+class EveryThird(Reducer):
+    """Gives up five entries behind every third token: what leaves is no part of what was captured."""
 
     def evict(self, cache):
-        if cache.seen == cache.prompt or cache.seen % 5:
+        if cache.seen == cache.prompt or cache.seen % 3:
             return None
         return (cache.position >= 0).nonzero().flatten()[:5]
 
 
 def test_what_leaves_is_decided_anew_at_each_step(endless, picture, taped):
     """A reducer may change its mind from step to step."""
-    asked = endless, picture, "What is it?", EveryFifth()
+    asked = endless, picture, "What is it?", EveryThird()
     plain = [said.lost for said in generate(*asked, max_new_tokens=NEW, eager=True)]
-    assert plain == [said.lost for said in generate(*asked, max_new_tokens=NEW)] and len(plain[-1]) >= 10
+    assert plain == [said.lost for said in generate(*asked, max_new_tokens=NEW)] and len(plain[-1]) >= 5
 
 
 @dataclass(frozen=True)
