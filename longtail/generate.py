@@ -241,7 +241,7 @@ class _Run:
     def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
         spliced = self.prepare(image, before, shared, new)
-        return self.read(self.decoder.prefill(spliced, len(self.seen.prompt.ids), new, self.clock))
+        return self.decoder.prefill(spliced, len(self.seen.prompt.ids), new, self.clock)
 
     def prepare(self, image, before: Seen | None, shared: Seen | None, new: int) -> Spliced:
         """Everything up to the language model: the prompt as it is to be read."""
@@ -262,13 +262,10 @@ class _Run:
         self.decoder = Decoder(self.llava, self.reducer)
         return spliced
 
-    def read(self, logits: Tensor) -> Tensor:
-        """The prompt has been read: note the logits of the first token."""
-        self.first_logits = logits.float().cpu()
-        return logits
-
     def take(self, logits: Tensor, limit: int) -> str | None:
         """Choose the next token; why it was the last one, if it was."""
+        if not self.ids:
+            self.first_logits = logits.float().cpu()
         self.ids.append(self.sampling.choose(logits, self._generator()))
         self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")

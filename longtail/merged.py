@@ -5,7 +5,7 @@ attention alone goes answer by answer, over the keys that answer holds. Nothing 
 nothing is copied together: an answer joins or leaves between two steps, its cache and its ledgers are its own.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -16,34 +16,39 @@ from .decoder import Decoder
 Result = Tensor | ValueError | Halted
 
 
-def prefill(rows: list[Decoder], ways: list[Generator]) -> list[Result]:
+def attempt(work: Callable, *arguments):
+    """What comes of it, or the ValueError or Halted that ended it."""
+    try:
+        return work(*arguments)
+    except (ValueError, Halted) as reason:
+        return reason
+
+
+def prefill(model, rows: list[Decoder], ways: list[Generator]) -> list[Result]:
     """Read the prompts of several answers, `ways` their `Decoder.prefilling`: the logits [V] of each, or what ended it.
 
     A reducer that drops entries inside the language model drops its own; the others never see it.
     """
-    model, results = rows[0].model, [None] * len(rows)
-    states = dict.fromkeys(range(len(rows)))
+    states, ended = dict.fromkeys(range(len(rows))), {}
     for index in range(len(model.decoder_layers)):
-        entering = {}
-        for row, hidden in states.items():
-            try:
-                entering[row] = ways[row].send(hidden)
-            except (ValueError, Halted) as reason:
-                results[row] = reason
+        entering = {row: attempt(ways[row].send, hidden) for row, hidden in states.items()}
+        ended |= {row: reason for row, reason in entering.items() if isinstance(reason, Exception)}
+        entering = {row: way for row, way in entering.items() if row not in ended}
         states = _prefill_layer(model, index, [rows[row] for row in entering], entering) if entering else {}
-    for row, hidden in states.items():
-        try:
-            ways[row].send(hidden)
-        except StopIteration as read:
-            results[row] = read.value
-        except (ValueError, Halted) as reason:
-            results[row] = reason
-    return results
+    ended |= {row: attempt(_end, ways[row], hidden) for row, hidden in states.items()}
+    return [ended[row] for row in range(len(rows))]
 
 
-def step(rows: list[Decoder], tokens: Tensor) -> list[Result]:
+def _end(way: Generator, hidden: Tensor) -> Tensor:
+    """The logits that a prefill returns once it has the states behind the last layer."""
+    try:
+        way.send(hidden)
+    except StopIteration as read:
+        return read.value
+
+
+def step(model, rows: list[Decoder], tokens: Tensor) -> list[Result]:
     """Read one more token id of each answer [B]: the logits [V] of each, or what ended it."""
-    model = rows[0].model
     hidden, waves = model.embed(tokens), {}  # [B, D]
     placed = [_place(row, newcomer) for row, newcomer in zip(rows, hidden.split(1), strict=True)]
     for index in range(len(model.decoder_layers)):
@@ -52,7 +57,8 @@ def step(rows: list[Decoder], tokens: Tensor) -> list[Result]:
         if places not in waves:
             waves[places] = model.rotary(hidden, torch.tensor(places, device=hidden.device))
         hidden = _decode_layer(model, index, rows, hidden, waves[places], masks)
-    return [_evicted(row, logits) for row, logits in zip(rows, model.logits(hidden), strict=True)]
+    results = zip(rows, model.logits(hidden), strict=True)
+    return [attempt(row.evict) or logits for row, logits in results]
 
 
 def _prefill_layer(model, index: int, rows: list[Decoder], entering: dict) -> dict[int, Tensor]:
@@ -103,12 +109,3 @@ def _place(row: Decoder, hidden: Tensor) -> dict[int, tuple[int, Tensor | None]]
         ledger.place(hidden)
         told[id(ledger)] = place, ledger.mask(row.model.heads)
     return told
-
-
-def _evicted(row: Decoder, logits: Tensor) -> Result:
-    """The logits, once the answer has given up what its reducer evicts; or why it could not."""
-    try:
-        row.evict()
-    except ValueError as reason:
-        return reason
-    return logits

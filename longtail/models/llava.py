@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, cycle
+from itertools import accumulate, chain, cycle, islice
 
 import torch
 from PIL import Image
@@ -132,13 +132,18 @@ class Llava:
         `layers` (counted of 24) are captured; `trim`, if given, acts on the way, with `proportional` attention to what
         it merged; `between` runs before each layer. All views run as one batch, with `trim` one after another.
         """
-        views, tiles = prompt.layout.views, [view.tile for view in prompt.layout.views]
         if trim is None:
-            ways = self.vision.run(prompt.pixels[tiles], [view.patches for view in views], layers, between)
-        else:
-            how = layers, between, trim, proportional
-            ways = [self.vision.trim(prompt.pixels[[v.tile]], v.patches, v.grid, *how) for v in views]
+            return self.encode_together([prompt], layers, between)[0]
+        how = layers, between, trim, proportional
+        ways = [self.vision.trim(prompt.pixels[[v.tile]], v.patches, v.grid, *how) for v in prompt.layout.views]
         return self._beside(ways, prompt)
+
+    def encode_together(self, prompts: list[Prompt], layers: tuple[int, ...] = (), between: Callable | None = None):
+        """What `encode` makes of each prompt, the views of all their images as one batch; nothing acts inside."""
+        views = [prompt.layout.views for prompt in prompts]
+        pixels = torch.cat([prompt.pixels[[v.tile for v in own]] for prompt, own in zip(prompts, views, strict=True)])
+        ways = iter(self.vision.run(pixels, [view.patches for own in views for view in own], layers, between))
+        return [self._beside(list(islice(ways, len(p.layout.views))), p) for p in prompts]
 
     def _beside(self, ways: list[Passed], prompt: Prompt) -> list[tuple[VisualTokens, Reduced | None]]:
         """What reducers see of each view, and where it stands among the others."""
