@@ -158,12 +158,13 @@ class _Desk:
             met[at] = merged.attempt(self._prompt, image, run.question)
             if not isinstance(met[at], Exception):
                 pictures[at], met[at] = met[at]
-        layers = tuple(sorted({layer for at in pictures for layer in taken[at][1].reducer.layers_read()}))
         self.known = {picture: seen for picture, seen in self.known.items() if picture in pictures.values()}
+        read = {layer for at in pictures for layer in taken[at][1].reducer.layers_read()}
+        layers = tuple(sorted(read.union(*(seen.views[0][0].layers for seen in self.known.values()))))
         new = {
             picture: met[at]
             for at, picture in pictures.items()
-            if picture not in self.known or not set(layers) <= set(self.known[picture].views[0][0].layers)
+            if picture not in self.known or not read <= set(self.known[picture].views[0][0].layers)
         }
         if new:
             between = next(iter(taken.values()))[1].clock.between

@@ -198,9 +198,8 @@ def _cells(row: dict, names: list[str]) -> list[str]:
     ends = ["{:.1f} to {:.1f}".format(*(100 * end for end in row[f"{kind}_95"])) for kind in ("mean", "share")]
     alike = "" if row["agreement"] is None else f"{100 * row['agreement']:.1f}"
     accuracy = [f"{100 * row['mean']:.1f}", ends[0], f"{100 * row['share']:.1f}", ends[1], alike]
-    timed = row["of_full"] is not None
-    seconds = [f"{1000 * row['first_token']:.1f}", f"{1000 * row['total']:.1f}", f"{100 * row['of_full']:.0f}"] * timed
-    seconds = seconds or [""] * len(TIMES)
+    times = [*((row[name], 1000, 1) for name in ("first_token", "total")), (row["of_full"], 100, 0)]
+    seconds = ["" if value is None else f"{factor * value:.{digits}f}" for value, factor, digits in times]
     families = [f"{100 * row['families'][name][0]:.1f}" for name in names]
     return [row["method"], f"{row['visual']:.0f}", f"{row['tokens']:.0f}", *accuracy, *seconds, *families]
 
