@@ -8,7 +8,7 @@ from collections import deque
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import batch, bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
+from . import batch, bench, beside, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -251,6 +251,9 @@ def _add_bench(commands):
     model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
     fullsize.add_flags(model)
     model.set_defaults(run=fullsize.command)
+    together = kinds.add_parser("preview", help="several methods decoded together, against one and against all in turn")
+    beside.add_flags(together)
+    together.set_defaults(run=beside.command)
 
 
 # ---- parity

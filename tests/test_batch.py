@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import longtail
-from longtail import REDUCERS, Reducer
+from longtail import REDUCERS, Reducer, beside
 from longtail.__main__ import main
 from longtail.batch import Together
 from longtail.clock import Seconds
@@ -188,6 +188,18 @@ def test_sampling_is_that_of_one_alone(models):
     rows = [(IMAGES[0], question, at_nine(name)) for question in QUESTIONS for name in ("Full", "LongTail", "H2O")]
     for at, answer in longtail.generate_batch(llava, rows, **options):
         assert told(answer) == told(longtail.answer(llava, *rows[at], **options))
+
+
+def test_in_bfloat16(folder):
+    """Same counts; same first logits where each prompt is read alone, near ones where they are read together."""
+    llava, reducers = longtail.load(str(folder), dtype="bfloat16"), [Full(), at_nine("LongTail"), at_nine("FastV")]
+    *_, side = longtail.preview(llava, IMAGES[0], "Why?", reducers, 8)
+    batch = dict(longtail.generate_batch(llava, [(IMAGES[0], "Why?", reducer) for reducer in reducers], 8))
+    for at, reducer in enumerate(reducers):
+        one = longtail.answer(llava, IMAGES[0], "Why?", reducer, max_new_tokens=8)
+        assert torch.equal(side[at].first_logits, one.first_logits) and side[at].token_ids[0] == one.token_ids[0]
+        assert torch.allclose(batch[at].first_logits, one.first_logits, atol=0.05 * one.first_logits.abs().max())
+        assert side[at].tokens.prompt == batch[at].tokens.prompt == one.tokens.prompt
 
 
 def test_the_bundled_model(tiny):
@@ -489,3 +501,23 @@ def test_evaluate_batch_command(folder, capsys, tmp_path):
         longtail.results.read(out)
     with pytest.raises(ValueError, match="evaluate them without --batch"):
         longtail.pareto.svg(json.loads(out.read_text()))
+
+
+def test_bench_preview(capsys, tmp_path):
+    flags = ["bench", "preview", "--random", "tiny-llava-1.5", "--budget", "9", "--new", "3", "--repeat", "2"]
+    flags += ["--methods", "Full,TopK,LongTail:heavy=0.2,H2O", "--text", "12", "--device", "cpu"]
+    assert main([*flags, "--out", str(out := tmp_path / "preview.json")]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    record = json.loads(last)
+    assert json.loads(out.read_text()) == record and [row["tokens"] for row in record["rows"]] == [3] * 4
+    assert record["one"] == "Full" and record["goal"] == 2.5 and record["met"] == (record["of_one"][0] <= 2.5)
+    assert record["of_one"][1] <= record["of_one"][0] <= record["of_one"][2] and 0 < record["of_all"][0]
+    assert any(line.startswith("together / Full: ") for line in table) and "random weights" in record["conditions"]
+    assert main([*flags, "--repeat", "0"]) == 2
+    assert "--repeat must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_bench_preview_of_what_is_not_the_same(models, monkeypatch):
+    monkeypatch.setattr(beside, "preview", lambda *asked: longtail.preview(*asked[:4], asked[4] - 1))
+    with pytest.raises(ValueError, match="their times do not compare"):
+        beside.measure(models["llava-1.5"], IMAGES[0], "Why?", {"Full": Full()}, 4, 1)
