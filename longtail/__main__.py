@@ -8,7 +8,21 @@ from collections import deque
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import batch, bench, beside, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
+from . import (
+    batch,
+    bench,
+    beside,
+    estimate,
+    evaluate,
+    fullsize,
+    load,
+    make,
+    open_image,
+    parity,
+    preprocess,
+    races,
+    sweep,
+)
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -93,7 +107,8 @@ def answer(arguments):
     """`answer`: words to stdout, or the whole record; with follow-ups, one after another, or a list of records."""
     names = {field.name for field in make(arguments.method).parameters()}
     reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
-    llava, image, questions = _load(arguments), open_image(arguments.image), (arguments.question, *arguments.then)
+    llava, questions = _load(arguments), (arguments.question, *arguments.then)
+    image = llava.open(arguments.image)
     records = [said.record() for said in in_a_row(llava, image, questions, reducer, **_options(arguments))]
     if arguments.json:
         print(json.dumps(records if arguments.then else records[0]))
@@ -127,7 +142,8 @@ def _add_compare(commands):
 def compare(arguments):
     """`compare`: each method's words and numbers, or the records; with follow-ups, those of the last."""
     reducers = _reducers(arguments.methods, arguments.budget, arguments.set)
-    asked, options = (open_image(arguments.image), arguments.question, reducers), _options(arguments)
+    open_image(arguments.image)  # refused before a model is loaded
+    asked, options = (arguments.image, arguments.question, reducers), _options(arguments)
     comparison = measure(_load(arguments), *asked, repeat=arguments.repeat, then=arguments.then, **options)
     if arguments.out:
         write(comparison, arguments.out)
@@ -254,6 +270,9 @@ def _add_bench(commands):
     together = kinds.add_parser("preview", help="several methods decoded together, against one and against all in turn")
     beside.add_flags(together)
     together.set_defaults(run=beside.command)
+    pixels = kinds.add_parser("preprocess", help="from a file to a prompt: ours, exact and fast, beside transformers")
+    preprocess.add_flags(pixels)
+    pixels.set_defaults(run=preprocess.command)
 
 
 # ---- parity
@@ -303,6 +322,7 @@ def _run_flags(command):
     command.add_argument("--top-p", type=float, default=1.0)
     command.add_argument("--seed", type=int, default=0, help="of sampling, and of methods that draw")
     command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
+    command.add_argument("--eager", action="store_true", help="launch op by op, replay no CUDA graph")
     command.add_argument("--json", action="store_true", help="print JSON")
     _model_flags(command)
 
@@ -318,11 +338,14 @@ def _model_flags(command):
     )
     command.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument(
+        "--pixels", default="exact", help="exact: as transformers makes them; fast: a few grey levels off"
+    )
 
 
 def _place(arguments) -> dict:
     """What `load` takes, from the flags above."""
-    names = ("revision", "adapter", "dtype", "quantization", "double_quantization", "attention", "device")
+    names = ("revision", "adapter", "dtype", "quantization", "double_quantization", "attention", "device", "pixels")
     return {"name": arguments.model} | {name: getattr(arguments, name) for name in names}
 
 
@@ -337,7 +360,7 @@ def _load(arguments):
 
 
 def _options(arguments) -> dict:
-    names = ("preface", "max_new_tokens", "temperature", "top_p", "seed", "time_limit")
+    names = ("preface", "max_new_tokens", "temperature", "top_p", "seed", "time_limit", "eager")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -347,6 +370,7 @@ def _line(record: dict) -> str:
     ms = {name: f"{1000 * value:.1f} ms" for name, value in record["seconds"].items()}
     ms |= {name: "reused" for name in record["reused"]}
     knees = [str(curve["knee"]) for curve in (record["curve"], *record["tile_curves"]) if curve]
+    fast = f", {record['pixels']} pixels" * (record["pixels"] != "exact")
     knee = f", knee i* = {', '.join(knees)}" if knees else ""
     newlines = f" and {tokens['newlines']} newlines" if tokens["newlines"] else ""
     times = (
@@ -357,7 +381,8 @@ def _line(record: dict) -> str:
         f"  {tokens['visual']} of {tokens['patches']} visual tokens{newlines}{knee}; prompt {tokens['prompt']}, "
         f"generated {tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
         f"{'' if record.get('shared') else times}"
-        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}"
+        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}{fast}, {record['device']}, "
+        f"{record['prefill']} prefill, {record['decode']} decode"
     )
 
 

@@ -4,7 +4,6 @@ Their tokens are those they would have alone. Their times are not: each waits fo
 `shared`, all its `seconds` are 0, and its `memory` is the peak of all of them together.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,21 +13,13 @@ import torch
 from . import merged
 from .clock import Clock, Halted, Seconds
 from .generate import Answer, Sampling, _Run
-from .image import open_image
 from .models.llava import Llava, Prompt
 from .reducer import Reducer
 from .seen import Seen, look
 
 
-@dataclass
 class Together(Clock):
-    """The clock of answers in the making together: it knows stop and time limit, and of no phase how long it took."""
-
-    def lap(self, name: str):
-        """Work was done: whose, and in what phase, is not told, nor is the device waited for."""
-        now = time.perf_counter()
-        self.steps[:] = [sum(self.steps) + now - self.last]
-        self.last = now
+    """The clock of answers in the making together: it knows stop and time limit, and tells no phase's time."""
 
     def seconds(self) -> Seconds:
         """All 0: nothing that is no latency stands where one is read."""
@@ -50,6 +41,7 @@ def preview(
     preface: str = "",
     history: Sequence[tuple[str, str]] = (),
     seen: Seen | None = None,
+    eager: bool = False,
 ) -> Iterator[list[Answer | str | None]]:
     """What each reducer lets the model say, word by word side by side: the latest Answer of each, again and again.
 
@@ -59,9 +51,10 @@ def preview(
     stop every one of them: an image, a question, a history or an option that cannot be used.
     """
     _refuse(max_new_tokens)
-    sampling, image = Sampling(temperature, top_p, seed), open_image(image)
+    sampling, image = Sampling(temperature, top_p, seed), llava.open(image)
     clock = Together(llava.device, stop, time_limit)
-    runs = [_Run(llava, reducer, question, preface, history, sampling, clock) for reducer in reducers]
+    graphs = llava.capturable and not eager  # of prompts; the steps, which differ in who takes part, are launched
+    runs = [_Run(llava, reducer, question, preface, history, sampling, clock, graphs) for reducer in reducers]
     said: list[Answer | str | None] = [None] * len(runs)
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
     layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
@@ -73,7 +66,7 @@ def preview(
         yield [_told(run, str(halted)) for run in runs]
         return
     for i, run in enumerate(runs):
-        views = None if "trim" in run.reducer.active() else shared
+        views = None if "trim" in run.reducer.active() else shared.again()
         said[i] = _take(run, merged.attempt(run.begin, image, seen, views, max_new_tokens), max_new_tokens)
         yield list(said)
         clock.restart()
@@ -178,8 +171,9 @@ class _Desk:
 
     def _prompt(self, image, question: str) -> tuple[tuple, Prompt]:
         """What tells a picture from any other, and the prompt."""
-        image = open_image(image)
-        return (image.size, image.tobytes()), self.llava.prompt(image, question)
+        picture = self.llava.open(image)
+        key = picture.size, picture.image.size, picture.image.tobytes()
+        return key, self.llava.prompt(picture, question)
 
 
 def _step(runs: dict[int, _Run], limit: int) -> dict[int, Answer | str]:

@@ -4,7 +4,7 @@ Two sets of rules. The plain one counts as LLM-Viewer does, the tool behind the 
 Recoverable (github.com/hahnyuan/LLM-Viewer; written anew from a description of what it counts). `exact=True` counts
 what is really needed: causal attention, two operations a MAC everywhere, every operand loaded, all weights held.
 An op takes max(operations / peak, bytes / bandwidth) and a pass the sum over its ops. `bits` is the width of weights,
-activations and KV alike; up to 8 bits the INT8 peak holds, 4 bits included.
+activations and KV alike; up to 8 bits the INT8 peak holds, 4 bits included unless `int4_peak="fp16"`.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from .ops import ModelSpec, Op, Rules, VisionSpec
 KERNELS = {False: 47, True: 41}  # launched a decoder layer in eager PyTorch, by `fused`: 1,500 and 1,310 of 32 layers
 TOWER_KERNELS = {False: 20, True: 15}  # a layer of the vision tower
 IGNORED = (
-    "the selector and its text encoder, preprocessing, embeddings, rotary positions, the final norm, sampling, overlap "
+    "the selector and its text encoder, embeddings, rotary positions, the final norm, sampling, overlap "
     "of ops, and any efficiency below 100 % of the peak"
 )
 
@@ -109,8 +109,8 @@ class Cost:
 def prefill(model: ModelSpec, hardware: HardwareSpec, tokens: int | Sequence[int], bits: int = 16, **rules) -> Cost:
     """The pass over a prompt: `tokens` entering every decoder layer, text included, or one count a layer.
 
-    `rules`: batch, rev, exact, fused, launch (see `Rules`). Raises ValueError for a count below 1, for counts that are
-    not one a layer, and for rules that cannot be.
+    `rules`: batch, rev, exact, fused, launch, int4_peak (see `Rules`). Raises ValueError for a count below 1, for
+    counts that are not one a layer, and for rules that cannot be.
     """
     layers = Counter((n, n) for n in per_layer(tokens, model.layers))
     return _pass(model, hardware, layers, Rules(bits, **rules))
@@ -220,7 +220,7 @@ def _pass(model: ModelSpec, hardware: HardwareSpec, layers: Counter, rules: Rule
 def _cost(groups: list[tuple[int, list[Op]]], hardware: HardwareSpec, rules: Rules, needed, launched, **held) -> Cost:
     """The sum over ops, each group of them so many times. `needed`: FLOPs that no program can avoid; `launched`:
     seconds that launching the kernels takes; `held`: resident, cache and peak."""
-    rate, bandwidth = hardware.peak(rules.bits), 1e9 * hardware.bandwidth
+    rate, bandwidth = hardware.peak(rules.computed), 1e9 * hardware.bandwidth
     total, seconds = [0.0] * len(Op._fields), 0.0
     for times, ops in groups:
         for op in ops:

@@ -1,6 +1,7 @@
 """`python -m longtail cost`: the arithmetic for any counts, model and GPU, or beside the papers' printed tables.
 
 `--gpu cpu` takes the peaks of this machine, measured; what is computed on top of them is arithmetic like all else.
+`--preprocess` adds the way from a file to a prompt: measured on this machine, or as it is given.
 """
 
 import json
@@ -9,11 +10,12 @@ import time
 
 import torch
 
-from . import tables
+from . import preprocess, tables
 from .cost import CONVENTIONS, IGNORED, MODELS, SHEET, VIEWER, HardwareSpec, decode, flops, prefill, tower
-from .ops import BITS, REVISIONS, ModelSpec
+from .ops import BITS, INT4_PEAKS, REVISIONS, ModelSpec
 
 GPUS = {**SHEET, **{f"viewer-{name}": spec for name, spec in VIEWER.items()}}
+MEASURED = "measured"  # what --preprocess says where no number follows
 GEMM, GEMV, REPEAT = 1024, 8192, 5  # sides of the square matrices, and how often each product is tried
 
 
@@ -61,6 +63,15 @@ def add_flags(command):
     command.add_argument(
         "--vision", action="store_true", help="vision tower too, and projector of the first layer's tokens"
     )
+    command.add_argument(
+        "--int4-peak", default="int8", choices=INT4_PEAKS, help="what 4 bits compute at; fp16: unpacked (%(default)s)"
+    )
+    command.add_argument(
+        "--preprocess",
+        nargs="?",
+        const=MEASURED,
+        help="from a file to a prompt too: milliseconds; else measured",
+    )
     command.set_defaults(untouched=vars(command.parse_args([])))
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -96,9 +107,9 @@ def estimate(arguments) -> dict:
     name, model = _named("model", arguments.model, MODELS)
     visual = _visual(arguments, model)
     gpu, hardware = ("cpu", probe()) if arguments.gpu == "cpu" else _named("gpu", arguments.gpu, GPUS)
-    rules = {flag: getattr(arguments, flag) for flag in ("batch", "rev", "exact", "fused")}
+    rules = {flag: getattr(arguments, flag) for flag in ("batch", "rev", "exact", "fused", "int4_peak")}
     rules["launch"] = arguments.launch / 1e6
-    all_of_them = [model.vision.patches] * model.layers
+    all_of_them, prepared = [model.vision.patches] * model.layers, _prepared(arguments.preprocess, name)
 
     def costs(counts: list[int]) -> dict:
         entering = [n + arguments.text for n in counts]
@@ -108,15 +119,36 @@ def estimate(arguments) -> dict:
         }
         if arguments.vision:
             seen["vision"] = tower(model, hardware, None, max(counts[0], 1), arguments.bits, **rules)
+        passes = {key: cost.record() for key, cost in seen.items()}
+        if prepared:
+            passes["preprocess"] = {"seconds": prepared["seconds"]}
+        parts = [part["seconds"] for key, part in passes.items() if key != "decode"]
+        passes["first_token"] = {"seconds": sum(parts)}
         papers = {convention: flops(model, entering, convention) for convention in CONVENTIONS}
-        return {"entering": entering, "flops": papers, **{key: cost.record() for key, cost in seen.items()}}
+        return {"entering": entering, "flops": papers, **passes}
 
     return {
         **{"model": name, "gpu": gpu, "measured": gpu == "cpu", "bandwidth_gb": hardware.bandwidth},
         **{"fp32_t": hardware.fp32, "fp16_t": hardware.fp16, "int8_t": hardware.int8, "ridge": hardware.ridge},
-        **{"bits": arguments.bits, "text": arguments.text, **rules, "ignored": IGNORED},
+        **{"bits": arguments.bits, "text": arguments.text, **rules, "ignored": IGNORED, "preprocess": prepared},
         **{"unpruned": costs(all_of_them), "given": costs(visual)},
     }
+
+
+def _prepared(asked: str | None, name: str) -> dict | None:
+    """Seconds from a file to a prompt: measured here, as they were given, or None where they were not asked for."""
+    if asked is None:
+        return None
+    if asked == MEASURED:
+        family = "llava-1.6-mistral" if "1.6" in name else "llava-1.5"
+        return {"measured": True, **preprocess.quickly(family)}
+    try:
+        seconds = float(asked) / 1e3
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 10:
+        raise ValueError(f"--preprocess takes milliseconds from 0 to 10,000, or no number to measure, got {asked!r}")
+    return {"measured": False, "seconds": seconds}
 
 
 def _named(flag: str, name: str, known: dict):
@@ -161,32 +193,38 @@ ROWS = (  # label, pass, field, scale
     ("  memory it needs, GB", "prefill", "footprint", 1e9),
     ("KV cache, MB", "prefill", "cache", 1e6),
     ("vision + projector, ms", "vision", "seconds", 1e-3),
+    ("preprocessing, ms", "preprocess", "seconds", 1e-3),
+    ("all before a token, ms", "first_token", "seconds", 1e-3),
     ("later token, ms", "decode", "seconds", 1e-3),
     ("  no program beats, ms", "decode", "floor", 1e-3),
 )
 
 
+LEFT_OUT = {"preprocess": "preprocessing", "vision": "vision tower and projector"}  # unless it was asked for
+
+
 def _words(record: dict) -> str:
     sides = record["unpruned"], record["given"]
     rows = [("tokens a layer reads (mean)", *(sum(side["entering"]) / len(side["entering"]) for side in sides))]
-    rows += [
-        (label, *(side[key][name] / scale for side in sides)) for label, key, name, scale in ROWS if key in sides[0]
-    ]
+    added = [key for key in LEFT_OUT if key in sides[0]]
+    shown = [row for row in ROWS if row[1] in sides[0] and (added or row[1] != "first_token")]
+    rows += [(label, *(side[key][name] / scale for side in sides)) for label, key, name, scale in shown]
     lines = [f"{'':28}{'unpruned':>12}{'given':>12}{'ratio':>9}"]
     lines += [f"{label:28}{full:12.4g}{given:12.4g}{full / given:8.2f}x" for label, full, given in rows]
     papers = ", ".join(f"{name} {value / 1e12:.4g} T" for name, value in record["given"]["flops"].items())
-    ignored = record["ignored"] + ("" if "vision" in sides[0] else "; vision tower and projector")
+    ignored = "; ".join([record["ignored"], *(words for key, words in LEFT_OUT.items() if key not in added)])
     counted = f"FLOPs of the given prompt as papers count them: {papers}"
     return "\n".join([*_conditions(record), "", *lines, "", counted, f"Not in it: {ignored}."])
 
 
 def _conditions(record: dict) -> list[str]:
-    """What the numbers hold for: two lines."""
+    """What the numbers hold for: two lines, and one more where preprocessing is among them."""
     gpu, peaks = record["gpu"], {"FP32": record["fp32_t"], "FP16": record["fp16_t"], "INT8": record["int8_t"]}
     known = ", ".join(f"{name} {value:.4g} T" for name, value in peaks.items() if value)
     rules = "exact rules" if record["exact"] else f"LLM-Viewer's rules (rev={record['rev']})"
     rules += ", fused attention" * record["fused"]
     rules += f", at least {1e6 * record['launch']:g} us a kernel" if record["launch"] else ""
+    rules += ", INT4 at the FP16 peak" if (record["bits"], record["int4_peak"]) == (4, "fp16") else ""
     if record["measured"]:
         source = "measured on this machine just now: best of a few products, FP16 is bfloat16"
     else:
@@ -196,4 +234,12 @@ def _conditions(record: dict) -> list[str]:
         f"arithmetic by {rules}, no model was run",
         f"{gpu}: {record['bandwidth_gb']:.4g} GB/s, {known} ({source}); below {record['ridge']:.0f} tokens x batch an "
         "FP16 prefill is bound by reading weights",
+        *_source(record["preprocess"]),
     ]
+
+
+def _source(prepared: dict | None) -> list[str]:
+    """Where the time of preprocessing comes from: the only one that is not arithmetic."""
+    if prepared is None:
+        return []
+    return [f"preprocessing: {prepared['of'] if prepared['measured'] else 'as given, not measured here'}"]

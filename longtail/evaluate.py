@@ -98,7 +98,7 @@ def _conditions(llava: Llava, asked: dict, seeds: range, under: list[str]) -> st
     left_out = [name for name in FAMILIES if name not in {family for _, family in asked}]
     without = f" (without: {', '.join(left_out)})" if left_out else ""
     return (
-        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {llava.device.type}, greedy, at most {LONGEST} "
+        f"{llava.description} on {llava.device.type}, greedy, at most {LONGEST} "
         f"new tokens; {len(asked) - described} questions of the exact families and {described} descriptions{without} "
         f"on {len(seeds)} held-out scenes (seeds {seeds[0]} to {seeds[-1]}). Per cent of exact answers; describe: "
         "share of objects and texts named in full; mean: over the exact families; share: of all exact questions; "

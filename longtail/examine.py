@@ -80,8 +80,9 @@ class Cell:
 
 
 def fingerprint(llava: Llava) -> str:
-    """Of every weight of a model, its CLIP text tower's included, its dtype and its kind of device."""
+    """Of every weight of a model, its CLIP text tower's included, its dtype, its kind of device and of pixels."""
     digest = hashlib.blake2b(f"{llava.dtype} {llava.device.type}".encode(), digest_size=8)
+    digest.update(b"" if llava.pixels == "exact" else llava.pixels.encode())
     for name, weight in llava.model.state_dict().items():
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from .generate import Answer, answer
-from .image import open_image
 from .models.llava import Llava
 from .reducer import Reducer
 from .versus import versus
@@ -61,7 +60,7 @@ def measure(
     """
     if repeat < 1:
         raise ValueError(f"repeat must be at least 1, got {repeat}")
-    image = open_image(image)
+    image = llava.open(image)
     if warm_up:
         answer(llava, image, question, reducers[0], **options)
     rounds: list[list[Answer]] = [[] for _ in reducers]
@@ -72,7 +71,7 @@ def measure(
             rounds[at].append(last)
     warmed = "after one warm-up run" if warm_up else "without warm-up"
     conditions = (
-        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {device_name(llava.device)}, "
+        f"{llava.description} on {device_name(llava.device)}, "
         f"{torch.get_num_threads()} threads; {warmed}, seconds are the median of {repeat} in rotated order; "
         f"{date.today()}"
     )

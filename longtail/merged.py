@@ -62,11 +62,12 @@ def step(model, rows: list[Decoder], tokens: Tensor) -> list[Result]:
 
 
 def _prefill_layer(model, index: int, rows: list[Decoder], entering: dict) -> dict[int, Tensor]:
-    """What comes out of a decoder layer, by row: `entering` holds the states [T, D] of each and their rotary embedding.
+    """What comes out of a decoder layer, by row: `entering` holds the layer, the states [T, D] of each and their rotary
+    embedding.
 
     A prompt stands first in its cache, so no mask means causal, as it is alone.
     """
-    hidden, waves = zip(*entering.values(), strict=True)
+    _, hidden, waves = zip(*entering.values(), strict=True)
     sizes = [len(states) for states in hidden]
     rotary = [torch.cat(wave, dim=1) for wave in zip(*waves, strict=True)]
 
@@ -85,7 +86,8 @@ def _decode_layer(model, index: int, rows: list[Decoder], hidden: Tensor, rotary
         for row, query in zip(rows, states[0].split(1, dim=2), strict=True):
             if row.scores_with == "attention":
                 ledger = row.ledgers[index]
-                ledger.receive(query[0], row.cache.layers[index].keys[0, :, : ledger.used])
+                keys = row.cache.layers[index].keys[0, :, : ledger.used]
+                ledger.receive(query[0].to(model.device), keys.to(model.device))
         return read
 
     return model.decode_together(model.decoder_layers[index], hidden, rotary, attend)
@@ -104,7 +106,7 @@ def _attend(model, index: int, rows: list[Decoder], masks, sizes: list[int], sta
 def _place(row: Decoder, hidden: Tensor) -> dict[int, tuple[int, Tensor | None]]:
     """Give the newcomer [1, D] a slot in each of an answer's ledgers: its rotary position there, and the mask."""
     told = {}
-    for ledger in dict.fromkeys(row.ledgers):
+    for ledger in row.distinct():
         place = ledger.seen - ledger.shift
         ledger.place(hidden)
         told[id(ledger)] = place, ledger.mask(row.model.heads)

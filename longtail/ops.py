@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BITS = (32, 16, 8, 4)
+INT4_PEAKS = ("int8", "fp16")  # what INT4 weights compute at: LLM-Viewer's choice, and kernels that unpack to 16 bits
 REVISIONS = ("new", "old")  # of LLM-Viewer; until 19 March 2024 lm_head's weight was one byte each at any width
 
 
@@ -69,7 +70,7 @@ class Op(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """How ops are counted. Raises ValueError for a width, batch, revision or launch time that cannot be."""
+    """How ops are counted. Raises ValueError for a width, batch, revision, INT4 peak or launch time that cannot be."""
 
     bits: int = 16  # width of weights, activations and KV alike
     batch: int = 1  # sequences at once
@@ -77,6 +78,7 @@ class Rules:
     exact: bool = False  # what is needed, in place of what LLM-Viewer counts
     fused: bool = False  # attention never writes its scores
     launch: float = 0.0  # seconds that launching one kernel takes
+    int4_peak: str = "int8"
 
     def __post_init__(self):
         if self.bits not in BITS:
@@ -85,6 +87,8 @@ class Rules:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.rev not in REVISIONS:
             raise ValueError(f"rev must be new or old, got {self.rev!r}")
+        if self.int4_peak not in INT4_PEAKS:
+            raise ValueError(f"int4_peak must be int8 or fp16, got {self.int4_peak!r}")
         if not 0 <= self.launch <= 1:
             raise ValueError(f"launch must be between 0 and 1 second, got {self.launch}")
 
@@ -92,6 +96,11 @@ class Rules:
     def by(self) -> float:
         """Bytes of one number."""
         return self.bits / 8
+
+    @property
+    def computed(self) -> int:
+        """The width whose peak holds."""
+        return 16 if (self.bits, self.int4_peak) == (4, "fp16") else self.bits
 
     def linear(self, width: int, out: int, rows: int) -> Op:
         """`rows` through a matrix [out, width]."""

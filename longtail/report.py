@@ -127,6 +127,9 @@ class Record(Shape):
     versus: Versus | None = None
     device: Name
     dtype: Name
+    prefill: Literal["eager", "graph"] = "eager"
+    decode: Literal["eager", "graph"] = "eager"
+    pixels: Name = "exact"
     seed: int
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .image import open_image
 from .models.llava import Llava, Prompt
 from .reducer import Reducer
 from .tokens import Reduced, VisualTokens
@@ -41,6 +40,17 @@ class Seen:
             and self.prompt.layout.same(prompt.layout)
         )
 
+    @property
+    def owed(self) -> float:
+        """Seconds of the text that was read here and made for another method."""
+        return self.prompt.question.owed + self.prompt.preamble.owed
+
+    def again(self) -> "Seen":
+        """The same for another method: tower and text run no more, their measured time stands in its own seconds."""
+        asked = {"question": self.prompt.question.beside(), "preamble": self.prompt.preamble.beside()}
+        prompt = dataclasses.replace(self.prompt, **asked)
+        return dataclasses.replace(self, prompt=prompt, views=self.beside(prompt))
+
     def beside(self, prompt: Prompt) -> Views:
         """These views with the question of another prompt beside them."""
         asked = {"question": prompt.question, "preamble": prompt.preamble}
@@ -70,7 +80,7 @@ def look(
         clock.lap("method")
         return reduced
 
-    prompt = llava.prompt(open_image(image), question, history, preface)
+    prompt = llava.prompt(llava.open(image), question, history, preface)
     again = before is not None and before.serves(llava, prompt, layers, reducer)
     clock.lap("preprocess")
     if again:

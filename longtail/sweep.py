@@ -33,7 +33,6 @@ from .evaluate import Progress
 from .export import device_name
 from .front import front, summary
 from .generate import Answer, answer
-from .image import open_image
 from .models.llava import Llava
 from .points import HOW, MOST, Point, plan, values
 from .reducer import spec
@@ -87,7 +86,7 @@ def sweep(
     yield Step(None, 0, of, 0.0, None)
     answer(llava, *questions[0], Full(), **options)
     for image, question in questions:
-        full, picture = None, open_image(image)  # decoded once: no run is timed at it
+        full, picture = None, llava.open(image)  # decoded once: no run is timed at it
         about = {"image": str(image) if isinstance(image, str | Path) else None, "question": question}
         for point in [Point("Full"), *draw.sample(asked, len(asked))]:
             begun = time.perf_counter()
@@ -149,7 +148,7 @@ def conditions(llava: Llava, questions: int, max_new_tokens: int, seed: int) -> 
     """Under what the numbers of a sweep were taken, in one sentence."""
     several = "one question" if questions == 1 else f"{questions} questions (a setting's numbers: means over them)"
     return (
-        f"{llava.name}, {str(llava.dtype).removeprefix('torch.')} on {device_name(llava.device)}, "
+        f"{llava.description} on {device_name(llava.device)}, "
         f"{torch.get_num_threads()} threads; greedy, at most {max_new_tokens} new tokens; {several}, one run each "
         f"(n = 1), Full first, then the others in an order shuffled by seed {seed}, after one uncounted run; agreement "
         "is with the unpruned answer, no accuracy; of Full: time over the unpruned run's on the same question"

@@ -358,8 +358,6 @@ def test_the_time_limit(models, monkeypatch):
     """Seconds of work since an answer was taken up: those taken up later have theirs whole."""
     llava, now = models["llava-1.5"], [0.0]
     monkeypatch.setattr("longtail.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr("longtail.batch.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr("longtail.batch.Together", lambda *given: Together(*given, last=now[0]))
     step = llava.logits
 
     def slow(hidden):
@@ -434,7 +432,7 @@ def test_one_clock_for_all():
     clock = Together(torch.device("cpu"), limit=1e9)
     for name in ("vision", "prefill", "decode", "work"):
         clock.lap(name)
-    assert clock.laps == {} and len(clock.steps) == 1 and clock.steps[0] > 0 and clock.halted() is None
+    assert clock.worked > 0 and clock.halted() is None
     clock.limit = 0
     assert clock.halted() == "time" and clock.seconds() == Seconds()
 

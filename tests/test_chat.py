@@ -8,7 +8,7 @@ import torch
 import longtail
 from longtail.__main__ import main
 from longtail.models import chat, miniatures
-from longtail.models.llava import MAX_QUESTION
+from longtail.models.chat import MAX_QUESTION
 from longtail.models.llava_next import LlavaNext
 
 FAMILIES = tuple(miniatures.FAMILIES)

@@ -39,7 +39,9 @@ def test_a_short_text_is_one_piece(clip, by_hand, llava):
     features = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
     words = text(**tokenizer("a cat", return_tensors="pt")).text_embeds[0]
     patches = llava.tower.post_layernorm(features) @ projection.T
-    torch.testing.assert_close(clip.relevance("a cat", features), cosines(words, patches), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        clip.relevance(clip.words("a cat"), features), cosines(words, patches), rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -57,7 +59,7 @@ def test_a_long_text_is_the_mean_of_its_pieces(clip, by_hand, llava):
     for piece in pieces:
         embedded = text(input_ids=torch.tensor([[*first, *piece, *last]])).text_embeds[0]
         expected += cosines(embedded, llava.tower.post_layernorm(features) @ projection.T) / len(pieces)
-    torch.testing.assert_close(clip.relevance(long, features), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clip.relevance(clip.words(long), features), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def test_the_released_recoverable_reads_the_last_padded_position(clip, by_hand):
     ids = tokenizer("USER:", padding="max_length", max_length=length, return_tensors="pt").input_ids
     last = text(input_ids=ids).last_hidden_state[0, -1] @ text.text_projection.weight.T
     expected = cosines(last, states[1:] @ projection.T)  # no post norm, CLS cut
-    torch.testing.assert_close(clip.last_relevance("USER:", states), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clip.last_relevance(clip.last_words("USER:"), states), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_real_llava_gets_the_checkpoint_its_tower_came_from(llava, tmp_path):
@@ -94,7 +96,8 @@ def test_a_whole_clip_checkpoint_is_read_as_the_hub_has_it(llava, by_hand, tmp_p
     monkeypatch.setattr("longtail.models.clip.AutoTokenizer.from_pretrained", lambda place: tokenizer)
     features = torch.randn(4, 32, generator=torch.Generator().manual_seed(3))
     words = text(**tokenizer("a cat", return_tensors="pt")).text_embeds[0]
-    got = ClipText("owner/name", llava.tower).relevance("a cat", features)
+    fetched = ClipText("owner/name", llava.tower)
+    got = fetched.relevance(fetched.words("a cat"), features)
     patches = llava.tower.post_layernorm(features) @ projection.T
     torch.testing.assert_close(got, cosines(words, patches), rtol=1e-4, atol=1e-5)
 
@@ -117,5 +120,5 @@ def test_a_text_tower_that_cannot_be_had_is_a_sentence(llava, monkeypatch):
     with pytest.raises(
         ValueError, match=r"text tower nobody/has-this could not be read .*: connect once .* folder clip"
     ):
-        text.relevance("a dog", torch.zeros(4, 32))
+        text.words("a dog")
     assert text.parts is None, "the next question tries again"

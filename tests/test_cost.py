@@ -363,6 +363,32 @@ def test_this_machine_is_measured_and_says_so(run):
     assert "measured on this machine just now" in out and "32 bits" in out
 
 
+def test_preprocessing_is_added_as_given_or_measured(run):
+    flags = ("--tokens", 127, "--gpu", "h100", "--vision")
+    plain, given = (json.loads(run(*flags, *more, "--json")[1]) for more in ((), ("--preprocess", "3.0")))
+    assert plain["preprocess"] is None and given["preprocess"] == {"measured": False, "seconds": 0.003}
+    for side in ("unpruned", "given"):
+        parts = [given[side][part]["seconds"] for part in ("prefill", "vision", "preprocess")]
+        assert given[side]["first_token"]["seconds"] == pytest.approx(sum(parts)) and parts[2] == 0.003
+        assert plain[side]["first_token"]["seconds"] == pytest.approx(sum(parts[:2]))
+    out = run(*flags, "--preprocess", "3.0")[1]
+    assert "preprocessing: as given, not measured here" in out and "any efficiency below 100 % of the peak." in out
+    out = run("--tokens", 127, "--preprocess")[1]
+    assert "preprocessing: measured on this machine just now, the median of 7: a drawn JPEG of 1152 x 864" in out
+    assert "arithmetic by LLM-Viewer's rules" in out and out.rstrip().endswith("; vision tower and projector.")
+    assert "all before a token, ms" in out and "all before a token" not in run("--tokens", 127)[1]
+
+
+def test_int4_that_is_unpacked_computes_at_the_peak_of_16_bits(run):
+    wide, packed = (prefill(SMALL, A100, 636, bits) for bits in (16, 4))
+    unpacked = prefill(SMALL, A100, 636, 4, int4_peak="fp16")
+    assert unpacked.moved == packed.moved and unpacked.flops == packed.flops
+    assert packed.floor < unpacked.floor == wide.floor and packed.seconds < unpacked.seconds < wide.seconds
+    assert prefill(SMALL, A100, 636, 8, int4_peak="fp16") == prefill(SMALL, A100, 636, 8)
+    out = run("--bits", 4, "--int4-peak", "fp16", "--gpu", "t4")[1]
+    assert "INT4 at the FP16 peak" in out and "INT4" not in run("--bits", 4, "--gpu", "t4")[1].replace("INT8", "")
+
+
 WRONG = [
     (("--table", "theirs"), "invalid choice: 'theirs'"),
     (("--table", "main", "--tokens", "9"), "--table has its own counts and hardware: leave out --tokens"),
@@ -378,6 +404,10 @@ WRONG = [
     (("--bits", "32"), "no peak for 32 bits"),
     (("--batch", "0"), "batch must be at least 1, got 0"),
     (("--launch", "-1"), "launch must be between 0 and 1 second"),
+    (("--preprocess", "soon"), "--preprocess takes milliseconds from 0 to 10,000, or no number to measure, got 'soon'"),
+    (("--preprocess", "-3"), "--preprocess takes milliseconds from 0 to 10,000"),
+    (("--int4-peak", "int2"), "invalid choice: 'int2'"),
+    (("--table", "main", "--preprocess"), "leave out --preprocess"),
 ]
 
 

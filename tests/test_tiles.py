@@ -70,7 +70,7 @@ def say(llava, size, reducer=None, **options):
 def tiling(width: int, height: int) -> tuple[int, int]:
     """Rows and columns of tiles: the most of the image's own pixels, then the least waste, the first of equals."""
     choices = []
-    for tall, wide in miniatures.TILINGS:
+    for tall, wide in miniatures.tilings(miniatures.SIDE):
         scale = min(wide / width, tall / height)
         used = min(int(width * scale) * int(height * scale), width * height)
         choices.append((-used, tall * wide - used, len(choices), (tall // 48, wide // 48)))

@@ -12,6 +12,7 @@ from .fetch import fetched, read_config
 from .llava import Llava, refuse_other_layouts
 from .llava_next import LlavaNext
 from .loading import Loaded, Progress, Tell, silent
+from .pixels import refuse_kind
 from .precision import choose, held, options, refuse_shapes
 
 FAMILIES = {"llava": Llava, "llava_next": LlavaNext}  # transformers' model_type -> the room that knows its layout
@@ -27,14 +28,17 @@ def load(
     adapter: str | None = None,
     attention: str = "sdpa",
     double_quantization: bool = True,
+    pixels: str = "exact",
     progress: Tell | None = None,
 ) -> Llava:
     """A model ready to answer. `auto`: the GPU where there is one, in bfloat16 (float16 where it has none); else the
-    CPU, in float32. `adapter`: a LoRA adapter, folder or hub id. `progress` is told each `Progress`.
+    CPU, in float32. `adapter`: a LoRA adapter, folder or hub id. `pixels`: exact, bit for bit as transformers' Pillow
+    processors make them, or fast, a few grey levels off (`models.pixels`). `progress` is told each `Progress`.
 
     Raises ValueError, before a weight is fetched, for whatever is known to fail by then: an unknown name or option, a
     family we do not know, packages or files that are missing, no network, no room on disk or in memory.
     """
+    refuse_kind(pixels)
     place, tell = place_of(name), progress or silent
     asked, device = device, _device(device)
     precision = choose(dtype, quantization, device, attention, double_quantization)
@@ -57,7 +61,7 @@ def load(
         lora.apply(more, model, merge=quantization == "none")
         tell(Progress("adapter", 1, 1, adapter))
     processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    llava = family(model, processor, short_name(name), str(folder), quantization)
+    llava = family(model, processor, short_name(name), str(folder), quantization, pixels)
     commit = "" if Path(place).is_dir() else folder.name
     llava.loaded = Loaded(commit, adapter or "", held(model), before, memory.free(device))
     return llava

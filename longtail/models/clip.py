@@ -27,26 +27,35 @@ class ClipText:
         known = CHECKPOINTS.get((shape.image_size, shape.patch_size, shape.hidden_size, shape.num_hidden_layers))
         return known and cls(known, tower)
 
-    def relevance(self, text: str, features: Tensor) -> Tensor:
-        """Cosine [N] of the text and each of the patches `features` [N, D], post-normed and projected; raw sign.
+    def words(self, text: str) -> Tensor:
+        """The text's embedding [K, P], float32. One longer than the tower reads is cut into K pieces (CDPruner's way).
 
-        A text longer than the tower reads is cut into pieces, and the mean of their cosines returned (CDPruner's way).
+        Raises ValueError where the text tower cannot be had.
         """
         model, tokenizer, projection = self._load()
         pieces = [torch.tensor([ids]) for ids in self._pieces(tokenizer, text, model.text_model)]
-        words = torch.cat([model.text_projection(model.text_model(ids.to(features.device))[1]) for ids in pieces])
-        patches = functional.linear(self.tower.post_layernorm(features).float(), projection)
-        return functional.cosine_similarity(words.float()[:, None], patches[None], dim=-1).mean(0)
+        ends = [model.text_model(ids.to(projection.device))[1] for ids in pieces]
+        return torch.cat([model.text_projection(end) for end in ends]).float()
 
-    def last_relevance(self, text: str, states: Tensor) -> Tensor:
-        """The same [N] as Recoverable's released code takes it: `states` [1+N, D] without the post norm, and the text
-        at its last padded position instead of its end."""
+    def relevance(self, words: Tensor, features: Tensor) -> Tensor:
+        """Cosine [N] of a text's words [K, P] and each of the patches `features` [N, D], post-normed and projected; raw
+        sign, the mean over the pieces."""
+        _, _, projection = self._load()
+        patches = functional.linear(self.tower.post_layernorm(features).float(), projection)
+        return functional.cosine_similarity(words[:, None], patches[None], dim=-1).mean(0)
+
+    def last_words(self, text: str) -> Tensor:
+        """The embedding [1, P] as Recoverable's released code takes it: at the last padded position, not the end."""
         model, tokenizer, projection = self._load()
         length = model.text_model.config.max_position_embeddings
         ids = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-        last = model.text_model(ids.to(states.device))[0][:, -1]
+        return model.text_projection(model.text_model(ids.to(projection.device))[0][:, -1]).float()
+
+    def last_relevance(self, words: Tensor, states: Tensor) -> Tensor:
+        """The cosine [N] of that code: `states` [1+N, D] without the post norm."""
+        _, _, projection = self._load()
         patches = functional.linear(states[1:].float(), projection)
-        return functional.cosine_similarity(model.text_projection(last).float(), patches, dim=-1)
+        return functional.cosine_similarity(words, patches, dim=-1)
 
     @staticmethod
     def _pieces(tokenizer, text, text_model) -> list[list[int]]:

@@ -1,5 +1,7 @@
 """A whole architecture with random weights under a prompt that is drawn: no download, no tokenizer. For speed alone."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,8 +17,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from ..tokens import Question
+from ..image import Picture, open_picture
 from . import FAMILIES, memory, miniatures
+from .asked import Asked, Once
 from .catalogue import KNOWN, decoder_linears, weights
 from .clip import ClipText
 from .llava import Llava, Prompt
@@ -47,6 +50,7 @@ class Drawn:
     """A model that is asked one drawn prompt, whatever image and question it is given; all else is the model's own."""
 
     ends: frozenset = frozenset()  # an answer has as many tokens as were asked for
+    pixels = "drawn"
 
     def __init__(self, llava: Llava, prompt: Prompt):
         self.llava, self.drawn = llava, prompt
@@ -54,9 +58,13 @@ class Drawn:
     def __getattr__(self, name: str):
         return getattr(self.llava, name)
 
+    def open(self, source) -> Picture:
+        """The picture, which nobody looks at."""
+        return open_picture(source)
+
     def prompt(self, *asked) -> Prompt:
-        """The one that was drawn."""
-        return self.drawn
+        """The one that was drawn, nothing of its text read yet."""
+        return replace(self.drawn, question=self.drawn.question.anew(), preamble=self.drawn.preamble.anew())
 
     def decode_text(self, ids: list[int]) -> str:
         """The ids themselves: there is no tokenizer."""
@@ -136,13 +144,16 @@ def _prompt(llava: Llava, text: int, size: tuple[int, int], seed: int) -> Prompt
         ids=torch.cat([before, torch.full((len(layout),), image), behind]),
         pixels=pixels,
         layout=layout,
-        question=_question(llava, behind, lambda visual: clip.relevance("a question", visual.features)),
-        preamble=_question(llava, before, lambda visual: clip.last_relevance("a text", visual.layer(24).hidden)),
+        question=_asked(llava, behind, clip.words, lambda words, visual: clip.relevance(words, visual.features)),
+        preamble=_asked(
+            llava, before, clip.last_words, lambda words, visual: clip.last_relevance(words, visual.layer(24).hidden)
+        ),
     )
 
 
-def _question(llava: Llava, ids: Tensor, relevance) -> Question:
-    return Question(ids, llava.embed(ids.to(llava.device)), relevance)
+def _asked(llava: Llava, ids: Tensor, words: Callable[[str], Tensor], match: Callable) -> Asked:
+    once = Once(lambda: words("a text"), llava.device)
+    return Asked(lambda: ids, lambda ids: llava.embed(ids.to(llava.device)), once, match)
 
 
 def _clip(llava: Llava, config: CLIPTextConfig, words: int, seed: int) -> ClipText:

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, cycle, islice
+from itertools import accumulate, chain, islice
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,14 +14,15 @@ from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from ..tokens import DecoderLayer, Question, Reduced, Spliced, VisualTokens
+from ..image import Picture, open_picture
+from ..tokens import DecoderLayer, Reduced, Spliced, VisualTokens
 from . import chat
+from .asked import Asked, Once
 from .clip import ClipText
 from .layout import Layout
 from .loading import Loaded
+from .pixels import make
 from .tower import Passed, Tower
-
-MAX_QUESTION = 4000  # characters, all that was said before it included
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +32,19 @@ class Prompt:
     ids: Tensor
     pixels: Tensor  # [tiles, 3, S, S]
     layout: Layout  # of the run of placeholders
-    question: Question
-    preamble: Question  # the text before the image
+    question: Asked
+    preamble: Asked  # the text before the image
 
 
 class Llava:
     """A LLaVA-1.5 model and its processor."""
 
     loaded: Loaded | None = None  # how it came into memory, where `load` brought it
+    prompts: object | None = None  # a `graph.Prompts`, once a prompt was read where they can be captured
 
-    def __init__(self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none"):
+    def __init__(
+        self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none", pixels: str = "exact"
+    ):
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.language_model, self.decoder_layers = model.model.language_model, model.model.language_model.layers
@@ -48,6 +54,7 @@ class Llava:
         self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
         self.clip = ClipText.beside(folder, self.tower)
+        self.pixels, self.eye = pixels, processor and make(pixels, processor.image_processor, name)
         if processor and not processor.chat_template:
             processor.chat_template = chat.template(model.config.model_type, model.config.text_config.model_type)
         ends = model.generation_config.eos_token_id
@@ -55,43 +62,74 @@ class Llava:
 
     # ---- prompt
 
+    def open(self, source: bytes | str | Path | Image.Image | Picture) -> Picture:
+        """Decode an image the way this model's pixels want it. Raises BadImage as `open_image` does."""
+        return self.eye.open(source)
+
     def prompt(
-        self, image: Image.Image, question: str, history: Sequence[tuple[str, str]] = (), preface: str = ""
+        self, image: Image.Image | Picture, question: str, history: Sequence[tuple[str, str]] = (), preface: str = ""
     ) -> Prompt:
         """Chat template, ids, pixels. `history`: (question, answer) pairs that came before, the image in the first.
 
         `preface` stands before the image, in a line of its own. Raises ValueError for an empty question, for more
         characters than are read, and for a history that is no pairs.
         """
-        _refuse_what_cannot_be_asked(question, history, preface)
-        *before, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
-        text = self.processor.apply_chat_template(_messages([*before, question]), add_generation_prompt=True)
+        picture = open_picture(image)
+        layout = self.layout(picture.size)
+        ids, asked, preamble = self.text(question, history, preface, len(layout))
+        return Prompt(ids, self.eye.read(picture, self.device, self.dtype), layout, asked, preamble)
+
+    def text(
+        self, question: str, history: Sequence[tuple[str, str]] = (), preface: str = "", places: int = 1
+    ) -> tuple[Tensor, Asked, Asked]:
+        """A prompt without its image: token ids [T] with a run of so many placeholders, the question, and the text
+        before the image. The one placeholder of the chat template is tokenised once and then repeated."""
+        chat.refuse(question, history, preface)
+        *earlier, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
+        text = self.processor.apply_chat_template(chat.messages([*earlier, question]), add_generation_prompt=True)
         if preface:
             image_token = self.processor.image_token
             text = text.replace(image_token, f"{self._inert(preface)}\n{image_token}", 1)
-        inputs = self.processor(images=image, text=text, return_tensors="pt")
-        ids = inputs["input_ids"][0]
-        preamble = self.decode_text(ids[: int((ids == self.model.config.image_token_id).int().argmax())].tolist())
-        asked = self._question(question, lambda visual: self.clip.relevance(question, visual.features))
-        before = self._question(preamble, lambda visual: self.clip.last_relevance(preamble, visual.layer(24).hidden))
-        return Prompt(ids, self._pixels(inputs).to(self.device, self.dtype), self.layout(image.size), asked, before)
-
-    def _pixels(self, inputs) -> Tensor:
-        """[tiles, 3, S, S] of one image as the processor hands it over."""
-        return inputs["pixel_values"]
+        ids = self._ids(text, add_special_tokens=True)
+        spots = (ids == self.model.config.image_token_id).nonzero().flatten().tolist()
+        if len(spots) != 1:
+            raise ValueError(
+                f"the prompt has {len(spots)} places for an image, not one: the chat template or the tokenizer of this "
+                "model is not its own"
+            )
+        before, image, behind = ids.tensor_split((spots[0], spots[0] + 1))
+        asked = self._asked(
+            lambda: question,
+            lambda text: self.clip.words(text),
+            lambda words, visual: self.clip.relevance(words, visual.features),
+        )
+        preamble = self._asked(
+            lambda: self.decode_text(before.tolist()),
+            lambda text: self.clip.last_words(text),
+            lambda words, visual: self.clip.last_relevance(words, visual.layer(24).hidden),
+        )
+        return torch.cat([before, image.expand(places), behind]), asked, preamble
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """Where the patches of an image of that width and height stand in the prompt."""
         return Layout.single(self.grid)
 
-    def _question(self, text: str, relevance: Callable) -> Question:
-        ids = self.processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
-        return Question(ids, self.embed(ids.to(self.device)), relevance if self.clip else None)
+    def _asked(self, text: Callable[[], str], words: Callable, match: Callable) -> Asked:
+        """A text that is read when a method asks for it."""
+        once = Once(lambda: words(text()), self.device) if self.clip else None
+        return Asked(lambda: self._ids(text()), lambda ids: self.embed(ids.to(self.device)), once, match)
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def _ids(self, text: str, add_special_tokens: bool = False) -> Tensor:
+        """Token ids [T] of a text."""
+        return torch.tensor(self.processor.tokenizer(text, add_special_tokens=add_special_tokens).input_ids).long()
+
+    def crop(self, image: Image.Image | Picture) -> Image.Image:
         """The square the model sees, at its own resolution: what masks are drawn on."""
-        pixels = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
-        return Image.fromarray(pixels["pixel_values"][0].transpose(1, 2, 0).round().clip(0, 255).astype("uint8"))
+        return Image.fromarray(self._shown(open_picture(image))[0])
+
+    def _shown(self, picture: Picture) -> np.ndarray:
+        """The grey levels [V, S, S, 3] of each view, uint8."""
+        return self.eye.views(picture, self.device).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def views(self, size: tuple[int, int]) -> list[dict]:
         """Grid of patches, and place in the crop, of each view of an image of that width and height."""
@@ -100,6 +138,25 @@ class Llava:
     def room(self) -> int:
         """Positions the language model was trained for."""
         return self.model.config.text_config.max_position_embeddings
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be captured as a CUDA graph: on one GPU, and nothing in it asks the host, as
+        LLM.int8() does for the outliers of each matrix it multiplies."""
+        places = set(getattr(self.model, "hf_device_map", {}).values())
+        return self.device.type == "cuda" and len(places) < 2 and self.quantization != "int8"
+
+    @property
+    def states(self) -> tuple[int, int, int]:
+        """Decoder layers, key heads, and channels of a head: what a token leaves in the KV cache, keys and values."""
+        text, attention = self.model.config.text_config, self.decoder_layers[0].self_attn
+        return len(self.decoder_layers), text.num_key_value_heads, attention.head_dim
+
+    @property
+    def description(self) -> str:
+        """What answers depend on beside the device: tiny, float32; and fast pixels, where they are."""
+        fast = [f"{self.pixels} pixels"] * (self.pixels != "exact")
+        return ", ".join([self.name, str(self.dtype).removeprefix("torch."), *fast])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -261,33 +318,6 @@ class Llava:
     def decode_text(self, ids: list[int]) -> str:
         """Words of generated ids, special tokens left out."""
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-def _messages(texts: list[str]) -> list[dict]:
-    """Question, answer, question, ... as a chat template reads them; the image stands in the first turn."""
-    turns = zip(cycle(("user", "assistant")), texts, strict=False)
-    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
-    messages[0]["content"].insert(0, {"type": "image"})
-    return messages
-
-
-def _refuse_what_cannot_be_asked(question: str, history: Sequence[tuple[str, str]], preface: str):
-    """ValueError where a question is empty, there is too much text, or an earlier turn is no question and answer."""
-    for turn in history:
-        if not isinstance(turn, tuple | list) or [type(text) for text in turn] != [str, str]:
-            raise ValueError(f"the history must be pairs of a question and its answer, got {turn!r}")
-    if not all(asked.strip() for asked in (question, *(asked for asked, _ in history))):
-        raise ValueError("the question is empty: type what you want to know about the image")
-    if len(question) > MAX_QUESTION:
-        raise ValueError(
-            f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
-        )
-    whole = len(question) + len(preface) + sum(len(text) for turn in history for text in turn)
-    if whole > MAX_QUESTION:
-        raise ValueError(
-            f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
-            "ask with fewer turns, or less text, before it"
-        )
 
 
 def refuse_other_layouts(config, name: str):

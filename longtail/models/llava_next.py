@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
+from ..image import Picture, open_picture
 from .layout import Box, Layout, View
 from .llava import Llava
 
@@ -33,11 +34,11 @@ class LlavaNext(Llava):
             views.append(View(tile, mosaic.patch[here], positions[here], *mosaic.place(here)))
         return Layout(tuple(views), positions[mosaic.tile < 0], mosaic.shape[0] * mosaic.shape[1])
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def crop(self, image: Image.Image | Picture) -> Image.Image:
         """What the model sees, at its own resolution: the whole image, squeezed, and its tiles beside or below it."""
-        pixels = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
-        tiles = pixels["pixel_values"][0].transpose(0, 2, 3, 1).round().clip(0, 255).astype("uint8")
-        mosaic, side = self._mosaic(image.size), tiles.shape[1]
+        seen = open_picture(image)
+        tiles, mosaic = self._shown(seen), self._mosaic(seen.size)
+        side = tiles.shape[1]
         (rows, columns), step = mosaic.shape, side // self.grid[0]
         canvas = tiles[1:].reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
         top, left, tall, wide = (step * n for n in mosaic.extent)
@@ -53,9 +54,6 @@ class LlavaNext(Llava):
         """Tiles an image may be cut into, beside the view of the whole of it."""
         side = self.model.config.vision_config.image_size
         return max(height * width // side**2 for height, width in self.model.config.image_grid_pinpoints)
-
-    def _pixels(self, inputs) -> Tensor:
-        return inputs["pixel_values"].flatten(0, 1)
 
     def _newline(self) -> list[Tensor]:
         return [self.model.model.image_newline[None].to(self.device, self.dtype)]

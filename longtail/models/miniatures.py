@@ -25,7 +25,7 @@ from transformers import (
 )
 
 SIDE, PATCH = 48, 8  # pixels of a view and of a patch: 6 x 6 patches
-TILINGS = [[SIDE * rows, SIDE * columns] for rows, columns in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+CANVASES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows and columns of tiles
 WIDTH = 64  # of the language model: NF4 packs its weights in blocks of 64
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
@@ -74,14 +74,16 @@ def write_clip(folder: Path | str, seed: int = 1):
     save_file(weights, clip / "model.safetensors", metadata={"format": "pt"})
 
 
-def config(family: str, tower_layers: int = 5, key_value_heads: int = 2) -> LlavaConfig | LlavaNextConfig:
+def config(
+    family: str, tower_layers: int = 5, key_value_heads: int = 2, side: int = SIDE, patch: int = PATCH
+) -> LlavaConfig | LlavaNextConfig:
     """The architecture: a CLIP tower of 36 patches and a language model of three layers with grouped queries."""
     if family not in FAMILIES:
         raise ValueError(f"there is no family {family!r}: choose from {', '.join(FAMILIES)}")
     tiled, language = FAMILIES[family].tiled, FAMILIES[family].language
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=tower_layers, num_attention_heads=4,
-        image_size=SIDE, patch_size=PATCH, projection_dim=16,
+        image_size=side, patch_size=patch, projection_dim=16,
     )  # fmt: skip
     text = language(
         hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=3, num_attention_heads=4,
@@ -89,8 +91,13 @@ def config(family: str, tower_layers: int = 5, key_value_heads: int = 2) -> Llav
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     shared = {"vision_config": vision, "text_config": text, "image_token_index": 4, "vision_feature_layer": -2,
-              "vision_feature_select_strategy": "default", "image_seq_length": (SIDE // PATCH) ** 2}  # fmt: skip
-    return LlavaNextConfig(**shared, image_grid_pinpoints=TILINGS) if tiled else LlavaConfig(**shared)
+              "vision_feature_select_strategy": "default", "image_seq_length": (side // patch) ** 2}  # fmt: skip
+    return LlavaNextConfig(**shared, image_grid_pinpoints=tilings(side)) if tiled else LlavaConfig(**shared)
+
+
+def tilings(side: int) -> list[list[int]]:
+    """Height and width of the canvases that tiles of that side may fill."""
+    return [[side * rows, side * columns] for rows, columns in CANVASES]
 
 
 def random_model(config: LlavaConfig | LlavaNextConfig, seed: int = 0):
@@ -106,12 +113,12 @@ def random_model(config: LlavaConfig | LlavaNextConfig, seed: int = 0):
     return model
 
 
-def processor(family: str, patch: int = PATCH) -> LlavaProcessor | LlavaNextProcessor:
-    """The family's own processor, for patches of so many pixels, over a tokenizer of single bytes."""
+def processor(family: str, patch: int = PATCH, side: int = SIDE) -> LlavaProcessor | LlavaNextProcessor:
+    """The family's own processor, for views and patches of so many pixels, over a tokenizer of single bytes."""
     tiled, chat = FAMILIES[family].tiled, FAMILIES[family].chat
-    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    sizes, canvases = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}, tilings(side)
     images = (
-        LlavaNextImageProcessorPil(**sizes, image_grid_pinpoints=TILINGS) if tiled else CLIPImageProcessorPil(**sizes)
+        LlavaNextImageProcessorPil(**sizes, image_grid_pinpoints=canvases) if tiled else CLIPImageProcessorPil(**sizes)
     )
     return (LlavaNextProcessor if tiled else LlavaProcessor)(
         images, tokenizer(), patch_size=patch, vision_feature_select_strategy="default", chat_template=chat,

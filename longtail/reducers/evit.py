@@ -40,7 +40,7 @@ class EViT(Reducer):
         weight = score[out] if self.variant == "released" else score[out] / score[out].sum().clamp_min(1e-30)
         fused = weight @ states[out].float()
         source = torch.full_like(order, count).index_copy(0, keep, torch.arange(count, device=keep.device))
-        features = torch.cat([states[keep], fused[None].to(states)])
+        features = torch.cat([states.index_select(0, keep), fused[None].to(states)])
         return Reduced.merging(features, torch.cat([keep, keep.new_tensor([-1])]), source)
 
     def _count(self, tower, stage: int) -> int:

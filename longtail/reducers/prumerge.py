@@ -57,7 +57,7 @@ def gathered(visual: VisualTokens, attention: Tensor, centres: Tensor, literal: 
     `attention` [N] and `centres` are on the host.
     """
     key, place = visual.layer(23).key[1:], centres.to(visual.features.device)
-    affinity = key[place].float() @ key.float().T if literal else cosine(key, place)
+    affinity = key.index_select(0, place).float() @ key.float().T if literal else cosine(key, place)
     tokens, source = merge(visual.features, attention.to(place.device), affinity, place, 0 if literal else 1)
     if literal:
         return Reduced.merging(tokens[:-1], centres, source.masked_fill(source == len(centres), -1))
@@ -68,7 +68,7 @@ def cosine(key: Tensor, centres: Tensor) -> Tensor:
     """Cosines [m, N] of the keys at `centres` [m] with all of `key` [N, D], float32."""
     key = key.float()
     length = key.norm(dim=1).clamp_min(1e-12)
-    return key[centres] @ key.T / length[centres, None] / length
+    return key.index_select(0, centres) @ key.T / length[centres, None] / length
 
 
 def merge(
@@ -90,7 +90,9 @@ def merge(
     count = max(min(NEIGHBOURS, (n if among is None else int(among.sum())) - 1), 1)  # merged by each
     pick = torch.nonzero_static(near, size=m * count, fill_value=0)[:, 1].view(m, count)
     weight, states = (attention * near).gather(1, pick), features.float()
-    merged = functional.embedding_bag(pick, states, mode="sum", per_sample_weights=weight) + own * states[centres]
+    merged = functional.embedding_bag(pick, states, mode="sum", per_sample_weights=weight) + own * states.index_select(
+        0, centres
+    )
     extra = (attention * rest)[None] @ states
     unmerged = affinity.new_full((1, n), torch.finfo(affinity.dtype).min)
     source = torch.cat([affinity.masked_fill(~near, -torch.inf), unmerged]).argmax(0)

@@ -79,7 +79,9 @@ def doubled(visual: VisualTokens, attention: Tensor, centres: Tensor) -> Reduced
     pool = torch.cat([centres, other[m + len(other) - n :]])
     index, places = pool.to(visual.features.device), torch.arange(m)
     affinity = cosine(visual.layer(23).key[1:][index], places.to(index.device))
-    tokens, source = merge(visual.features[index], attention[pool].to(index.device), affinity, places.to(index.device))
+    tokens, source = merge(
+        visual.features.index_select(0, index), attention[pool].to(index.device), affinity, places.to(index.device)
+    )
     patch, first = map(torch.from_numpy, np.unique(pool.numpy(), return_index=True))
     keep, spoken = torch.full((m + 1,), -1), torch.full((n,), -1)
     spoken[patch] = source.cpu()[first]

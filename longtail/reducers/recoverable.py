@@ -63,7 +63,7 @@ class Recoverable(Reducer):
         else:
             affinity = cosine(key, centres.to(device))
         merged, source = merge(visual.features, attention, affinity + PULL * text, centres.to(device), among=among)
-        features = torch.cat([visual.features[main.to(device)], merged])
+        features = torch.cat([visual.features.index_select(0, main.to(device)), merged])
         keep = torch.cat([main, centres, torch.tensor([-1])])
         source = source.cpu() + len(main)
         source[main] = torch.arange(len(main))

@@ -34,5 +34,5 @@ class TRIM(Reducer):
         mean = visual.features[rest].float().mean(0, keepdim=True).to(visual.features.dtype)
         source = torch.full((n,), count, device=device)
         source[keep] = torch.arange(count, device=device)
-        features = torch.cat([visual.features[keep], mean])
+        features = torch.cat([visual.features.index_select(0, keep), mean])
         return Reduced.merging(features, torch.cat([keep, keep.new_tensor([-1])]), source)

@@ -44,7 +44,7 @@ class VisionZip(Reducer):
         target = rest[::step][: self.contextual]
         source = torch.full_like(order, -1)
         source[dominant] = torch.arange(1, 1 + len(dominant), device=order.device)
-        tokens = [visual.cls[None], features[dominant]]
+        tokens = [visual.cls[None], features.index_select(0, dominant)]
         if len(target):
             group = self._join(visual.layer(22), rest, step, target)
             source[rest] = 1 + len(dominant) + group
