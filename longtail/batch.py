@@ -50,7 +50,7 @@ def preview(
     `compare`; `time_limit` is seconds of work of all together. Raises ValueError as `generate` does for what would
     stop every one of them: an image, a question, a history or an option that cannot be used.
     """
-    _refuse(max_new_tokens)
+    _begin(llava, max_new_tokens)
     sampling, image = Sampling(temperature, top_p, seed), llava.open(image)
     clock = Together(llava.device, stop, time_limit)
     graphs = llava.capturable and not eager  # of prompts; the steps, which differ in who takes part, are launched
@@ -98,7 +98,7 @@ def generate_batch(
     those beside it included; once `stop` is set nothing more is taken up, and what was not has no answer.
     Raises ValueError for an option that cannot be used.
     """
-    _refuse(max_new_tokens, batch)
+    _begin(llava, max_new_tokens, batch)
     desk, sampling = _Desk(llava, max_new_tokens), Sampling(temperature, top_p, seed)
     waiting, live = enumerate(asked), {}
     while True:
@@ -146,9 +146,9 @@ class _Desk:
 
     def _look(self, taken: dict[int, tuple[object, _Run]]) -> dict[int, Seen | ValueError | Halted]:
         """Prompt and tower of each; the tower sees each picture once, all of them as one batch."""
-        met, pictures = {}, {}
+        met, pictures, prompts = {}, {}, {}
         for at, (image, run) in taken.items():
-            met[at] = merged.attempt(self._prompt, image, run.question)
+            met[at] = merged.attempt(self._prompt, image, run.question, prompts)
             if not isinstance(met[at], Exception):
                 pictures[at], met[at] = met[at]
         self.known = {picture: seen for picture, seen in self.known.items() if picture in pictures.values()}
@@ -167,13 +167,15 @@ class _Desk:
             for (picture, prompt), own in zip(new.items(), views, strict=True):
                 self.known[picture] = Seen(self.llava, prompt, own, None, {})
         seen = {at: self.known[picture].beside(met[at]) for at, picture in pictures.items()}
-        return met | {at: Seen(self.llava, met[at], views, None, {}) for at, views in seen.items()}
+        return met | {at: Seen(self.llava, met[at], views, None, {}).again() for at, views in seen.items()}
 
-    def _prompt(self, image, question: str) -> tuple[tuple, Prompt]:
-        """What tells a picture from any other, and the prompt."""
+    def _prompt(self, image, question: str, made: dict[tuple, Prompt]) -> tuple[tuple, Prompt]:
+        """What tells a picture from any other, and the prompt, which is made once for all methods."""
         picture = self.llava.open(image)
         key = picture.size, picture.image.size, picture.image.tobytes()
-        return key, self.llava.prompt(picture, question)
+        if (key, question) not in made:
+            made[key, question] = self.llava.prompt(picture, question)
+        return key, made[key, question]
 
 
 def _step(runs: dict[int, _Run], limit: int) -> dict[int, Answer | str]:
@@ -206,8 +208,11 @@ def _goes_on(said: Answer | str) -> bool:
     return not isinstance(said, str) and said.finished is None
 
 
-def _refuse(new: int, batch: int = 1):
+def _begin(llava: Llava, new: int, batch: int = 1):
+    """Refuse what cannot be asked for; the peak of memory is counted from here."""
     if new < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {new}")
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
+    if llava.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(llava.device)

@@ -261,6 +261,14 @@ def test_the_tower_sees_a_picture_once(models, monkeypatch):
     assert spy.tower[2:] == [1]  # its layers were captured for the first, and serve the others
 
 
+def test_a_prompt_is_made_once_for_all_methods(models, monkeypatch):
+    llava, made = models["llava-1.5"], []
+    monkeypatch.setattr(llava, "text", lambda *asked, text=llava.text: made.append(asked[0]) or text(*asked))
+    rows = [(IMAGES[0], question, at_nine(name)) for question in QUESTIONS[:2] for name in ("Full", "CDPruner", "H2O")]
+    got = dict(longtail.generate_batch(llava, rows, 3))
+    assert made == [*QUESTIONS[:2]] and len(got) == 6
+
+
 def test_places_are_taken_again(models, monkeypatch):
     """Never more than `batch` in the making, and a finished one makes room before the others end."""
     llava, spy, begun = models["llava-1.5"], Spy(models["llava-1.5"], monkeypatch), []
