@@ -3,11 +3,26 @@
 import argparse
 import json
 import sys
+from collections import deque
 
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, preprocess, races, sweep
+from . import (
+    batch,
+    bench,
+    beside,
+    estimate,
+    evaluate,
+    fullsize,
+    load,
+    make,
+    open_image,
+    parity,
+    preprocess,
+    races,
+    sweep,
+)
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -16,6 +31,10 @@ from .reducer import REDUCERS, parse
 from .tiny import cli as tiny_cli
 
 EPILOG = "Exit status: 0 fine, 2 what was given is wrong (one line says what), 1 anything else."
+PREVIEW = (
+    "Decoded together, each answer waiting for the others: none of their times would be a latency, so none is given. "
+    "Leave out --preview to measure them one by one."
+)
 SHARED = ("seed",)  # a flag of every run that a method's parameter of the same name takes as well
 
 
@@ -113,8 +132,11 @@ def _add_compare(commands):
     command.add_argument(
         "--repeat", type=int, default=1, help="rounds, in rotated order; seconds are medians over them"
     )
+    command.add_argument(
+        "--preview", action="store_true", help="all methods decoded together: words and counts sooner, and no times"
+    )
     command.add_argument("--out", help="write the comparison to a .json, .csv or .html file")
-    command.set_defaults(run=compare)
+    command.set_defaults(run=lambda arguments: preview(arguments) if arguments.preview else compare(arguments))
 
 
 def compare(arguments):
@@ -130,6 +152,26 @@ def compare(arguments):
     else:
         print("\n\n".join(f"{r['method']}: {r['answer']}\n{_line(r)}" for r in comparison.records))
         print(f"\n{comparison.conditions}")
+
+
+def preview(arguments):
+    """`compare --preview`: words and counts of all methods, decoded together, or why one cannot run; and no times."""
+    if arguments.then or arguments.out or arguments.repeat != 1:
+        raise ValueError("--preview asks one question once and times nothing: leave out --then, --out and --repeat")
+    reducers, llava = _reducers(arguments.methods, arguments.budget, arguments.set), _load(arguments)
+    asked = arguments.image, arguments.question, reducers
+    said = deque(batch.preview(llava, *asked, **_options(arguments)), maxlen=1)[0]
+    if arguments.json:
+        answers = [
+            {"method": type(reducer).__name__, "reason": one} if isinstance(one, str) else one.record()
+            for reducer, one in zip(reducers, said, strict=True)
+        ]
+        print(json.dumps({"conditions": PREVIEW, "answers": answers}))
+        return
+    for reducer, one in zip(reducers, said, strict=True):
+        words = f"cannot run: {one}" if isinstance(one, str) else f"{one.text}\n{_line(one.record())}"
+        print(f"{type(reducer).__name__}: {words}\n")
+    print(PREVIEW)
 
 
 def _reducers(names: str, budget: int | None, settings: list[str]):
@@ -225,6 +267,9 @@ def _add_bench(commands):
     model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
     fullsize.add_flags(model)
     model.set_defaults(run=fullsize.command)
+    together = kinds.add_parser("preview", help="several methods decoded together, against one and against all in turn")
+    beside.add_flags(together)
+    together.set_defaults(run=beside.command)
     pixels = kinds.add_parser("preprocess", help="from a file to a prompt: ours, exact and fast, beside transformers")
     preprocess.add_flags(pixels)
     pixels.set_defaults(run=preprocess.command)
@@ -320,7 +365,7 @@ def _options(arguments) -> dict:
 
 
 def _line(record: dict) -> str:
-    """Counts and times of one record, with their conditions."""
+    """Counts and times of one record, with their conditions; no times of one that was decoded beside others."""
     tokens = record["tokens"]
     ms = {name: f"{1000 * value:.1f} ms" for name, value in record["seconds"].items()}
     ms |= {name: "reused" for name in record["reused"]}
@@ -328,11 +373,14 @@ def _line(record: dict) -> str:
     fast = f", {record['pixels']} pixels" * (record["pixels"] != "exact")
     knee = f", knee i* = {', '.join(knees)}" if knees else ""
     newlines = f" and {tokens['newlines']} newlines" if tokens["newlines"] else ""
+    times = (
+        f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
+        f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
+    )
     return (
         f"  {tokens['visual']} of {tokens['patches']} visual tokens{newlines}{knee}; prompt {tokens['prompt']}, "
         f"generated {tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
-        f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
-        f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
+        f"{'' if record.get('shared') else times}"
         f"  ended by {record['finished']}; {record['model']}, {record['dtype']}{fast}, {record['device']}, "
         f"{', '.join(record['graphs']) or 'nothing'} as CUDA graphs"
     )

@@ -3,6 +3,7 @@
 Knows the order of things; the layers themselves, their rotary embedding and their head are the model family's.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -44,6 +45,17 @@ class Decoder:
 
         `unpruned`: its length had every patch stayed; `new`: tokens to come.
         """
+        way, states = self.prefilling(image, unpruned, new, clock), None
+        try:
+            while True:
+                layer, hidden, rotary = way.send(states)
+                states = self.model.decode_layer(layer, hidden, rotary, self.cache)
+        except StopIteration as read:
+            return read.value
+
+    def prefilling(self, image: Spliced, unpruned: int, new: int, clock) -> Generator:
+        """`prefill` layer by layer: yields each layer, the states [T, D] that enter it and their rotary embedding, and
+        takes the states that come out; returns the logits [V]."""
         hidden, self.image, self.visual = image.embeddings, image, functional.pad(image.visual, (0, 1))
         self.prompt, self.unpruned = len(hidden), unpruned
         slots = self.reducer.slots(self.prompt, unpruned, new)
@@ -71,7 +83,7 @@ class Decoder:
                 self.entered = [visual] * len(self.ledgers)
                 break
             self.entered.append(visual)
-            hidden = self.model.decode_layer(layer, hidden, rotary, self.cache)
+            hidden = yield layer, hidden, rotary
             last = here.ran(self._keys(i))
             if self.per_head:
                 self._score_heads(i, last, clock)

@@ -38,10 +38,12 @@ def evaluate(
     jobs: int = 1,
     place: dict | None = None,
     progress=None,
+    batch: int = 1,
 ) -> dict:
     """The record of `results`: every question of those families about the scenes of `seeds`, for every cell. Greedy.
 
     What `log` holds is not asked again. Above one job, each is a process that loads the model as `load(**place)`.
+    Above a batch of 1, as many answers are decoded together: the same words, and no times.
     """
     log, model = log or Log(), fingerprint(llava)
     prints = {cell: cell.fingerprint(model) for cell in cells}
@@ -50,9 +52,9 @@ def evaluate(
     for seed, family in asked:
         wanted[seed][family] = [cell for cell in cells if (prints[cell], seed, family) not in log.said]
     total = sum(len(missing) for one in wanted.values() for missing in one.values())
-    tasks = [(seed, one) for seed, one in wanted.items() if any(one.values())]
-    done, reasons, under = 0, {}, _under(llava, jobs)
-    here = ((seed, answers) for seed, one in tasks for answers in examine(llava, seed, one))
+    tasks = [(seed, one, batch) for seed, one in wanted.items() if any(one.values())]
+    done, reasons, under = 0, {}, _under(llava, jobs, batch)
+    here = ((task[0], answers) for task in tasks for answers in examine(llava, *task))
     for seed, answers in here if jobs == 1 else in_processes(jobs, place or {}, tasks):
         reasons |= {cell: said for cell, _, said in answers if isinstance(said, str)}
         fine = [((prints[cell], seed, family), said) for cell, family, said in answers if isinstance(said, Said)]
@@ -82,12 +84,13 @@ def _rows(asked: dict, prints: dict[Cell, str], log: Log, reasons: dict[Cell, st
     ]
 
 
-def _under(llava: Llava, jobs: int) -> str:
+def _under(llava: Llava, jobs: int, batch: int) -> str:
     """What the times of this run depend on."""
     device = torch.cuda.get_device_name(llava.device) if llava.device.type == "cuda" else f"{platform.machine()} CPU"
     threads = torch.get_num_threads() if jobs == 1 else 1
     each = f"{jobs} process{'es' * (jobs > 1)} of {threads} thread{'s' * (threads > 1)}"
-    return f"{device}, torch {torch.__version__}, {each}"
+    together = f", {batch} answers at a time, which have no times" * (batch > 1)
+    return f"{device}, torch {torch.__version__}, {each}{together}"
 
 
 def _conditions(llava: Llava, asked: dict, seeds: range, under: list[str]) -> str:
@@ -103,7 +106,8 @@ def _conditions(llava: Llava, asked: dict, seeds: range, under: list[str]) -> st
         "answers equal to Full's; tokens: mean number of visual tokens that enter the language model; true tokens: "
         "that enter a decoder layer, mean over layers. Times: medians over the exact questions, one run each, none "
         "left out as warm-up, the tower's shared by all that do not act inside it; of Full: time to the first token, "
-        f"per cent of Full's on the same question a moment before. {'; also '.join(under)}."
+        "per cent of Full's on the same question a moment before; none where answers were decoded several at a time, "
+        f"since each then waits for the others. {'; also '.join(under)}."
     )
 
 
@@ -128,6 +132,9 @@ def add_flags(command):
     command.add_argument("--scenes", type=int, default=60, help="held-out scenes, about ten questions each")
     command.add_argument("--first", type=int, default=FINAL_SEED, help="seed of the first scene")
     command.add_argument("--jobs", type=int, default=1, help="processes; above 1 each has one thread")
+    command.add_argument(
+        "--batch", type=int, default=1, help="answers decoded together; above 1 quicker, and without times"
+    )
     command.add_argument("--out", help="write rows and conditions to this .json file; a killed run goes on from there")
     command.add_argument("--fresh", action="store_true", help="with --out: forget what earlier runs answered")
     command.add_argument("--figure", help="draw the rows as this .svg file")
@@ -137,9 +144,11 @@ def add_flags(command):
 
 def command(llava: Llava, arguments, place: dict):
     """`python -m longtail evaluate`. `place`: what `load` took, for further processes."""
-    for flag in ("scenes", "jobs"):
+    for flag in ("scenes", "jobs", "batch"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}")
+    if arguments.batch > 1 and arguments.figure:
+        raise ValueError("--figure draws times, and --batch leaves none: leave one of them out")
     cells = grid(arguments.methods, arguments.budgets)
     groups = {"all": FAMILIES, "exact": SHORT} | {name: (name,) for name in FAMILIES}
     named = [name.strip() for name in arguments.families.split(",")]
@@ -148,7 +157,7 @@ def command(llava: Llava, arguments, place: dict):
     families = tuple(family for name in named for family in groups[name])
     log = Log(Path(f"{arguments.out}.partial.jsonl") if arguments.out else None, arguments.fresh)
     seeds = range(arguments.first, arguments.first + arguments.scenes)
-    record = evaluate(llava, cells, seeds, families, log, arguments.jobs, place, Progress())
+    record = evaluate(llava, cells, seeds, families, log, arguments.jobs, place, Progress(), arguments.batch)
     if arguments.out:
         results.write(record, Path(arguments.out))
     if arguments.figure:

@@ -17,6 +17,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from . import similarity
+from .batch import generate_batch
 from .generate import Answer, compare
 from .models import load
 from .models.llava import Llava
@@ -98,10 +99,15 @@ def _digest(parts: list[str]) -> str:
 # ---- one scene, and many
 
 
-def examine(llava: Llava, seed: int, wanted: dict[str, list[Cell]]) -> Iterator[list[tuple[Cell, str, Said | str]]]:
+def examine(
+    llava: Llava, seed: int, wanted: dict[str, list[Cell]], batch: int = 1
+) -> Iterator[list[tuple[Cell, str, Said | str]]]:
     """The answers of the cells wanted for each family of a scene's questions, a list a question: cell, family, and
     what was said or why nothing could be. A cell that failed is not asked again. Full is asked first: the yardstick of
-    times, which then compare between runs."""
+    times, which then compare between runs. Above a batch of 1 see `_together`."""
+    if batch > 1:
+        yield from _together(llava, seed, wanted, batch)
+        return
     shown, broken, reducers = scene(seed), {}, {}
     for question in questions(shown):
         cells = wanted.get(question.family, [])
@@ -122,6 +128,21 @@ def examine(llava: Llava, seed: int, wanted: dict[str, list[Cell]]) -> Iterator[
         yield [(cell, question.family, said.get(cell, broken.get(cell))) for cell in cells]
 
 
+def _together(llava: Llava, seed: int, wanted: dict[str, list[Cell]], batch: int):
+    """As `examine`, `batch` answers at a time, each in a list of its own as it ends: the same words, and no times."""
+    shown, asked = scene(seed), []
+    for question in questions(shown):
+        for cell in wanted.get(question.family, []):
+            try:
+                asked.append((cell, question, cell.reducer(shown)))
+            except ValueError as error:
+                yield [(cell, question.family, str(error))]
+    rows = [(shown.image, question.text, reducer) for _, question, reducer in asked]
+    for at, answer in generate_batch(llava, rows, max_new_tokens=LONGEST, batch=batch):
+        cell, question, _ = asked[at]
+        yield [(cell, question.family, answer if isinstance(answer, str) else _said(answer))]
+
+
 def _answers(llava: Llava, image, question: str, reducers: list[Reducer]) -> list[Said | str]:
     """What each reducer lets the model say, or why it cannot. Halves where one fails: the tower is shared."""
     try:
@@ -136,11 +157,11 @@ def _answers(llava: Llava, image, question: str, reducers: list[Reducer]) -> lis
 def _said(answer: Answer) -> Said:
     tokens, seconds = answer.tokens, answer.seconds
     times = round(seconds.first_token, 6), round(seconds.total, 6), round(seconds.first_token, 6)
-    return Said(answer.text, tokens.visual, tokens.layer_mean, *times)
+    return Said(answer.text, tokens.visual, tokens.layer_mean, *((None,) * 3 if answer.shared else times))
 
 
 def in_processes(jobs: int, place: dict, tasks: list[tuple]) -> Iterator[tuple[int, list]]:
-    """(seed, answers to one question) of `examine`, each task (seed, wanted) in one of `jobs` processes."""
+    """(seed, answers to one question) of `examine`, each task (its arguments) in one of `jobs` processes."""
     context, tasks, pipes = multiprocessing.get_context("spawn"), list(reversed(tasks)), {}
     for _ in range(min(jobs, len(tasks))):
         ours, theirs = context.Pipe()

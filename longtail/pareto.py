@@ -60,11 +60,13 @@ class Panel:
 def svg(record: dict) -> str:
     """The figure as SVG: accuracy over visual tokens and over time. LongTail and the front stand out.
 
-    Raises ValueError where no row has numbers.
+    Raises ValueError where no row has numbers, or one has no times.
     """
     rows = [row for row in record["rows"] if "reason" not in row]
     if not rows:
         raise ValueError("there is no row to draw: no cell could be run")
+    if any(row["of_full"] is None for row in rows):
+        raise ValueError("the figure draws times, and some rows have none: evaluate them without --batch")
     methods = {row["method"]: [other for other in rows if other["method"] == row["method"]] for row in rows}
     tokens, times = [row["tokens"] for row in rows], [100 * row["of_full"] for row in rows]
     counts = sorted({row["budget"] for row in rows if row["budget"]} | {max(tokens)})

@@ -15,6 +15,7 @@ share, share_95  accuracy, share of all exact questions, and its 95 % interval
 agreement        share of the exact questions answered as Full answers them; null where Full was not asked
 first_token, total  seconds to the first and to the last token, medians over the exact questions
 of_full          time to the first token over Full's on the same question a moment before, median: compares between runs
+                 (these three are null where an answer was decoded beside others)
 families         {name: [accuracy, questions]}; "describe" is the share of things named in full
 
 Intervals are percentiles of a bootstrap over scenes, whose questions are not independent. Every row has the same draws.
@@ -33,6 +34,7 @@ from .report import Count, Name, Seconds, Shape, Share
 from .tiny.questions import FAMILIES, Question, described, score
 
 DESCRIBE, GROUND, ORACLE = "describe", "describe: background", "Oracle"
+TIMES = "first_token", "total", "of_full"
 RESAMPLES = 2000
 LARGEST = 4 * 2**20  # bytes of a file that is read
 Tokens = Annotated[float, Field(ge=0, le=10**6)]
@@ -46,9 +48,9 @@ class Said:
     text: str
     visual: int
     tokens: float
-    first_token: float
-    total: float
-    full: float  # seconds to Full's first token, on the same question a moment before
+    first_token: float | None  # None, as those below, where it was decoded beside others
+    total: float | None
+    full: float | None  # seconds to Full's first token, on the same question a moment before
 
 
 def row(asked: dict[tuple, Question], said: dict[tuple, Said], full: dict[tuple, Said] | None = None) -> dict:
@@ -69,10 +71,19 @@ def row(asked: dict[tuple, Question], said: dict[tuple, Said], full: dict[tuple,
         "tokens": round(_mean([said[key].tokens for key in asked]), 2),
         **accuracy,
         "agreement": round(_mean([said[key].text == full[key].text for key in exact]), 4) if full else None,
-        "first_token": round(median(said[key].first_token for key in exact), 5),
-        "total": round(median(said[key].total for key in exact), 5),
-        "of_full": round(median(said[key].first_token / said[key].full for key in exact), 4),
+        **_times([said[key] for key in exact]),
         "families": {name: [round(_mean(part), 4), len(part)] for name, part in families.items() if part},
+    }
+
+
+def _times(said: list[Said]) -> dict:
+    """Medians over the answers; None where one of them has no times."""
+    if not all(one.full for one in said):
+        return dict.fromkeys(TIMES)
+    return {
+        "first_token": round(median(one.first_token for one in said), 5),
+        "total": round(median(one.total for one in said), 5),
+        "of_full": round(median(one.first_token / one.full for one in said), 4),
     }
 
 
@@ -162,7 +173,8 @@ def read(path: Path) -> dict:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part)[:60] for part in wrong["loc"] if part not in ("refused", "measured"))
         said = f"at {place or 'its beginning'}, {wrong['msg'].lower()[:120]}"
-        wish = "give one that `longtail evaluate --out` wrote"
+        untimed = wrong["loc"][-1] in TIMES and wrong["type"] == "float_type"
+        wish = "give one that `longtail evaluate --out` wrote" + ", with times: without --batch" * untimed
         raise ValueError(f"{path.name} is no file of results: {said}; {wish}") from None
 
 
@@ -186,7 +198,8 @@ def _cells(row: dict, names: list[str]) -> list[str]:
     ends = ["{:.1f} to {:.1f}".format(*(100 * end for end in row[f"{kind}_95"])) for kind in ("mean", "share")]
     alike = "" if row["agreement"] is None else f"{100 * row['agreement']:.1f}"
     accuracy = [f"{100 * row['mean']:.1f}", ends[0], f"{100 * row['share']:.1f}", ends[1], alike]
-    seconds = [*(f"{1000 * row[name]:.1f}" for name in ("first_token", "total")), f"{100 * row['of_full']:.0f}"]
+    times = [*((row[name], 1000, 1) for name in ("first_token", "total")), (row["of_full"], 100, 0)]
+    seconds = ["" if value is None else f"{factor * value:.{digits}f}" for value, factor, digits in times]
     families = [f"{100 * row['families'][name][0]:.1f}" for name in names]
     return [row["method"], f"{row['visual']:.0f}", f"{row['tokens']:.0f}", *accuracy, *seconds, *families]
 
