@@ -7,7 +7,8 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import bench, estimate, evaluate, fullsize, load, make, open_image, parity, races, sweep
+from . import estimate, evaluate, load, make, open_image, parity, sweep
+from .bench import commands as bench
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -215,14 +216,9 @@ def _add_models(commands):
 
 
 def _add_bench(commands):
-    command = commands.add_parser("bench", help="measured time")
+    command = commands.add_parser("bench", help="measured time, the arithmetic beside it")
     kinds = command.add_subparsers(dest="kind", required=True, parser_class=Parser)
-    selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
-    bench.add_flags(selectors)
-    selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
-    model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
-    fullsize.add_flags(model)
-    model.set_defaults(run=fullsize.command)
+    bench.add_to(kinds, _model_flags, _load)
 
 
 # ---- parity

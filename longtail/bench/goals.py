@@ -1,0 +1,60 @@
+"""What is aimed at, what was measured, and the verdict: met, missed, reported, or why it was not run here."""
+
+from dataclasses import asdict, dataclass
+
+from .record import table
+
+NO_GPU = "not run here: needs a CUDA device"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number to be reached from below (`least`) or above (`most`); with neither it is reported, no more.
+
+    `measured` is None where nothing could be, and `reason` says why.
+    """
+
+    what: str
+    measured: float | None
+    least: float | None = None
+    most: float | None = None
+    unit: str = ""
+    reason: str = NO_GPU
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is; None where nothing was measured, or nothing is aimed at."""
+        if self.measured is None or self.least is self.most is None:
+            return None
+        return (self.least is None or self.measured >= self.least) and (self.most is None or self.measured <= self.most)
+
+    @property
+    def verdict(self) -> str:
+        """One of met, missed, reported, or the reason."""
+        if self.measured is None:
+            return self.reason
+        return {True: "met", False: "missed", None: "reported"}[self.met]
+
+    @property
+    def aim(self) -> str:
+        """The number aimed at."""
+        signs = ((">=", self.least), ("<=", self.most))
+        return " ".join(f"{sign} {value:g}{self.unit}" for sign, value in signs if value is not None) or "no goal"
+
+    def record(self) -> dict:
+        """Plain JSON values."""
+        return asdict(self) | {"aim": self.aim, "met": self.met, "verdict": self.verdict}
+
+
+def words(goals: list[dict]) -> str:
+    """Goal, measured, verdict: a line each, from their records."""
+    rows = [
+        (
+            goal["what"],
+            goal["aim"],
+            "" if goal["measured"] is None else f"{goal['measured']:.4g}{goal['unit']}",
+            goal["verdict"],
+        )
+        for goal in goals
+    ]
+    return table(("goal", "aim", "measured", "verdict"), rows)
