@@ -132,10 +132,22 @@ def test_the_goals_of_prefill():
     cpu = prefill.aims({"conditions": {"device": "cpu", "dtype": "float32"}, "rows": rows[:2]})
     assert [goal.verdict for goal in cpu] == ["met"] + 3 * ["not run here: needs a CUDA device"]
     cuda = prefill.aims({"conditions": {"device": "cuda", "dtype": "bfloat16"}, "rows": rows})
-    verdicts = ["not run here: needs --device cpu", "missed", "met", "reported"]
+    verdicts = [cpu_alone := cuda[0].verdict, "missed", "met", "reported"]
+    assert cpu_alone == "not run here: needs float32 on a CPU, and --visual with 576 and 127"
     assert [goal.verdict for goal in cuda] == verdicts and cuda[3].measured == 3.3
     half = prefill.aims({"conditions": {"device": "cpu", "dtype": "bfloat16"}, "rows": rows[:2]})
     assert half[0].measured is None and "float32" in half[0].verdict
+
+
+def test_a_disturbed_run_meets_no_goal():
+    rows = rows_of((1, "eager", 576, 1, 1), (1, "eager", 127, 5.9, 1.72))
+    under = {"device": "cpu", "dtype": "float32"}
+    assert prefill.aims({"conditions": under, "rows": rows})[0].verdict == "in doubt: more than the operations allow"
+    rows[1] |= {"of_flops": 1.0}
+    again = rows[0] | {"what": "again", "ratio": 1.36}
+    (first, *_) = prefill.aims({"conditions": under, "rows": [*rows, again]})
+    assert first.verdict == "in doubt: the unpruned prompt against itself was 1.36 x" and first.met is None
+    assert prefill.aims({"conditions": under, "rows": [*rows, again | {"ratio": 0.96}]})[0].met
 
 
 def test_efficiency_is_of_what_the_floors_allow(monkeypatch):
@@ -153,6 +165,8 @@ def test_efficiency_is_of_what_the_floors_allow(monkeypatch):
         (("--visual", "37"), "--visual takes whole numbers from 1 to 36, comma between, got '37'"),
         (("--visual", "a,b"), "--visual takes whole numbers from 1 to 36"),
         (("--batch", "0"), "--batch takes whole numbers from 1 to 256"),
+        (("--clock", "sun"), "--clock must be one of wall, cpu, got 'sun'"),
+        (("--clock", "cpu", "--threads", "2"), "--clock cpu is the time of one thread on a CPU"),
         (("--layers", "4"), "the language model has 3 decoder layers, got 4: choose from 1 to 3"),
         (("--layers", "0"), "--layers must be at least 1, got 0"),
         (("--repeat", "0"), "--repeat must be at least 1, got 0"),
@@ -172,8 +186,8 @@ def test_prefill_refuses_in_a_sentence(capsys, monkeypatch, flags, sentence):
 
 
 def test_decode_grows_one_cache_and_holds_the_other(capsys):
-    status, out, err = run(capsys, *DECODE)
-    assert (status, err) == (0, "")
+    status, out, err = run(capsys, *DECODE, "--clock", "cpu")
+    assert (status, err) == (0, "") and "1 thread, its own time" in out
     record = json.loads(out.splitlines()[-1])
     fixed, growing = record["rows"]
     assert (fixed["method"], growing["method"], fixed["mode"]) == ("LongTail", "TopK", "eager")

@@ -42,6 +42,7 @@ class Plan:
     threads: int | None = None
     repeat: int | None = None
     seed: int = 0
+    clock: str = "wall"
 
     def __post_init__(self):
         least = (("layers", 1), ("text", 2), ("new", SKIPPED + WINDOWS + 1), ("threads", 0), ("repeat", 1), ("seed", 0))
@@ -64,9 +65,9 @@ class Plan:
             raise ValueError(f"--new must leave room: {self.random} has {text.max_position_embeddings} positions")
         defaults = {"layers": text.num_hidden_layers if cuda else min(2, text.num_hidden_layers)}
         defaults |= {"threads": 0 if cuda else 1, "repeat": 3 if cuda else 2}
-        given = vars(self)
-        return Plan(**{name: defaults.get(name) if value is None else value for name, value in given.items()}
-                    | {"device": device})  # fmt: skip
+        filled = {name: defaults.get(name) if value is None else value for name, value in vars(self).items()}
+        protocol.clock_of(self.clock, device, filled["threads"])
+        return Plan(**filled | {"device": device})
 
 
 class Growing:
@@ -141,7 +142,7 @@ def measure(plan: Plan) -> dict:
 
 def grown(llava: Drawn, prompts: Prompts, plan: Plan, modes: list[bool], alone: Callable):
     """The answers of the last repetition, counted through, and seconds [answers + control, repeat, new - 1]."""
-    watch = Stopwatch(plan.device)
+    watch = Stopwatch(plan.device, plan.clock)
     seconds = np.empty((len(METHODS) * len(modes) + 1, plan.repeat, plan.new - 1))
     for turn in range(plan.repeat):
         runs = [Growing(llava, prompts, method, plan, graph) for graph in modes for method in METHODS]
@@ -200,7 +201,7 @@ def _asked(plan: Plan, spec, precision) -> dict:
         **{"quantization": plan.quantization, "layers": spec.layers, "hidden": spec.hidden},
         **{"intermediate": spec.intermediate, "vocabulary": spec.vocabulary, "budget": plan.budget},
         **{"text": plan.text, "new": plan.new, "repeat": plan.repeat, "skipped": SKIPPED, "windows": WINDOWS},
-        "seed": plan.seed,
+        **{"seed": plan.seed, "clock": plan.clock},
     }
 
 
@@ -277,6 +278,7 @@ def add_flags(command):
     command.add_argument("--threads", type=int, help="of the CPU; 1 on a CPU, torch's own choice beside a GPU")
     command.add_argument("--repeat", type=int, help="answers of each kind; 2 on a CPU, 3 on a GPU")
     command.add_argument("--seed", type=int, default=0, help="of weights and features (%(default)s)")
+    command.add_argument("--clock", default="wall", help=protocol.CLOCK_HELP)
     output_flags(command)
 
 

@@ -11,7 +11,7 @@ NO_GPU = "not run here: needs a CUDA device"
 class Goal:
     """A number to be reached from below (`least`) or above (`most`); with neither it is reported, no more.
 
-    `measured` is None where nothing could be, and `reason` says why.
+    `measured` is None where nothing could be, and `reason` says why. With a `doubt` no number meets a goal.
     """
 
     what: str
@@ -20,20 +20,21 @@ class Goal:
     most: float | None = None
     unit: str = ""
     reason: str = NO_GPU
+    doubt: str = ""
 
     @property
     def met(self) -> bool | None:
-        """Whether it is; None where nothing was measured, or nothing is aimed at."""
-        if self.measured is None or self.least is self.most is None:
+        """Whether it is; None where nothing was measured, it is in doubt, or nothing is aimed at."""
+        if self.measured is None or self.doubt or self.least is self.most is None:
             return None
         return (self.least is None or self.measured >= self.least) and (self.most is None or self.measured <= self.most)
 
     @property
     def verdict(self) -> str:
-        """One of met, missed, reported, or the reason."""
+        """One of met, missed, reported, or the reason, or the doubt."""
         if self.measured is None:
             return self.reason
-        return {True: "met", False: "missed", None: "reported"}[self.met]
+        return f"in doubt: {self.doubt}" if self.doubt else {True: "met", False: "missed", None: "reported"}[self.met]
 
     @property
     def aim(self) -> str:

@@ -2,6 +2,7 @@
 
 One process. The ratio of two forms is the median of the ratios of the same repetition, its interval the bootstrap's
 95 %. On a GPU events are read, the device is waited for around each measurement, and its second-level cache emptied.
+On a CPU the clock is the wall's, or the processor's: the time that one thread really ran, whatever shared its core.
 """
 
 import math
@@ -18,21 +19,24 @@ LEAST, MOST_CALLS = 0.005, 100  # seconds of a measurement of a short form; call
 FLUSH = 256 * 2**20  # bytes written between two measurements on a GPU
 
 
-class Stopwatch:
-    """Seconds of calls on a device."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-    def __init__(self, device: str):
-        self.device, self.cuda = device, device.startswith("cuda")
+
+class Stopwatch:
+    """Seconds of calls on a device, by a clock of CLOCKS."""
+
+    def __init__(self, device: str, clock: str = "wall"):
+        self.device, self.cuda, self.now = device, device.startswith("cuda"), CLOCKS[clock]
         self.spare = torch.empty(FLUSH, dtype=torch.uint8, device=device) if self.cuda else None
 
     def __call__(self, form: Callable, calls: int = 1) -> float:
         """Seconds a call, over so many calls in a row."""
         if self.cuda:
             return self._on_gpu(form, calls)
-        start = time.perf_counter()
+        start = self.now()
         for _ in range(calls):
             form()
-        return (time.perf_counter() - start) / calls
+        return (self.now() - start) / calls
 
     def _on_gpu(self, form: Callable, calls: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -46,12 +50,14 @@ class Stopwatch:
         return start.elapsed_time(end) / 1000 / calls
 
 
-def timed(forms: Sequence[Callable], device: str, repeat: int, group: int = 1, least: float = LEAST) -> np.ndarray:
+def timed(
+    forms: Sequence[Callable], device: str, repeat: int, group: int = 1, least: float = LEAST, clock: str = "wall"
+) -> np.ndarray:
     """Seconds a call [forms, repeat]. Forms that belong together, `group` of them, stay neighbours.
 
     On a CPU a short form is called until `least` seconds are full: what else runs would weigh too much on one call.
     """
-    watch = Stopwatch(device)
+    watch = Stopwatch(device, clock)
     warm = [warmed(form, watch) for form in forms]
     least = 0 if watch.cuda else least
     calls = [max(math.ceil(least / max(seconds, LEAST / MOST_CALLS)), 1) for seconds in warm]
@@ -96,6 +102,18 @@ def milliseconds(seconds: np.ndarray) -> dict:
 def rounded(value: float) -> float:
     """Four digits: more would be noise."""
     return float(f"{value:.4g}")
+
+
+def clock_of(name: str, device: str, count: int) -> str:
+    """The clock that a flag names. Raises ValueError for one that cannot be read here."""
+    if name not in CLOCKS:
+        raise ValueError(f"--clock must be one of {', '.join(CLOCKS)}, got {name!r}")
+    if name == "cpu" and (device != "cpu" or count != 1):
+        raise ValueError("--clock cpu is the time of one thread on a CPU: leave --device cpu and --threads 1")
+    return name
+
+
+CLOCK_HELP = "wall, or cpu: the time that the one thread ran, where other work shares the machine (%(default)s)"
 
 
 @contextmanager

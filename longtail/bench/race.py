@@ -47,6 +47,7 @@ class Conditions:
     device: str = "cpu"
     threads: int = 1
     repeat: int = 20
+    clock: str = "wall"
 
     def __post_init__(self):
         for name, least in (("patches", 36), ("width", HEADS), ("seed", 0), ("threads", 1), ("repeat", 1)):
@@ -54,12 +55,14 @@ class Conditions:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
         if self.width % HEADS:
             raise ValueError(f"--width must be a multiple of {HEADS}, got {self.width}")
+        protocol.clock_of(self.clock, self.device, self.threads)
 
     def record(self) -> dict:
         """Plain JSON values, with what was found out about the machine."""
         return {
             **conditions(self.device),
             **{"patches": self.patches, "width": self.width, "seed": self.seed, "dtype": "float32"},
+            "clock": self.clock,
             **{"repeat": self.repeat, "warm_ups": WARM_UPS, "order": "rotated", "checked_seeds": CHECKED_SEEDS},
         }
 
@@ -77,7 +80,7 @@ def measure(under: Conditions, races: Callable[[Conditions], list[Race]]) -> dic
                 check(race)
         field = races(under)
         forms = [form for race in field for form in (race.plain, race.ours)]
-        seconds = protocol.timed(forms, under.device, under.repeat, group=2)
+        seconds = protocol.timed(forms, under.device, under.repeat, group=2, clock=under.clock)
         counts = [counted.count(race.ours, under.device) if race.most else {} for race in field]
     rows = [row(race, *seconds[2 * i : 2 * i + 2]) | counts[i] for i, race in enumerate(field)]
     aims = [goal for race, line in zip(field, rows, strict=True) for goal in aims_of(race, line)]
@@ -155,6 +158,7 @@ def add_flags(command):
     command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     command.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s)")
     command.add_argument("--repeat", type=int, default=20, help="timed repetitions (%(default)s)")
+    command.add_argument("--clock", default="wall", help=protocol.CLOCK_HELP)
     output_flags(command)
 
 

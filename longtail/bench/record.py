@@ -56,7 +56,7 @@ def processor() -> str:
 
 def machine(c: dict) -> str:
     """The conditions of every benchmark in words."""
-    threads = f"{c['threads']} thread{'s' * (c['threads'] > 1)}"
+    threads = f"{c['threads']} thread{'s' * (c['threads'] > 1)}" + ", its own time" * (c.get("clock") == "cpu")
     return (
         f"{c['date']}; {c['device_name']} ({c['device']}), {c['dtype']}, {threads}, load {c['load']} on "
         f"{c['processors']} processors ({c['processor']}), torch {c['torch']}, transformers {c['transformers']}"
