@@ -1,9 +1,9 @@
-# Two commands: `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test.
+# `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test, `make bench` times.
 PYTHON ?= python3
 BIN := .venv/bin
 BROWSERS := chromium chromium-browser google-chrome
 
-.PHONY: demo test test-matrix lint browser clean
+.PHONY: demo test test-matrix lint bench browser clean
 
 demo: .venv/app
 	$(BIN)/python app.py $(FLAGS)
@@ -19,6 +19,16 @@ test-matrix: .venv/test
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Everything that this machine can run, one after another, on an idle machine about half an hour; what cannot says why.
+bench: .venv/app
+	$(BIN)/python -m longtail bench prefill --device cpu --out
+	$(BIN)/python -m longtail bench decode --device cpu --out
+	$(BIN)/python -m longtail bench selectors --device cpu --out
+	$(BIN)/python -m longtail bench compare --device cpu --out
+	$(BIN)/python -m demo.latency --out
+	-$(BIN)/python -m longtail bench model --random llava-1.5-7b --dtype bfloat16 --device cpu --methods LongTail,TopK,Random,FastV --new 8 --repeat 3 --out
+	-$(BIN)/python -m longtail bench gpu --out
 
 .venv/app: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else "LongTail runs on Python 3.10 to 3.12, %s is %d.%d: make PYTHON=python3.12 ..." % (sys.executable, *v))'

@@ -167,6 +167,27 @@ def test_the_page_and_the_benchmark_take_turns(monkeypatch, tiny):
     assert not latency.compared(tiny, Plan(new=2, repeat=2), 2)["met"]
 
 
+def test_how_far_the_page_is_from_the_benchmark_decides(monkeypatch, capsys, tiny, tmp_path):
+    monkeypatch.setattr(longtail, "load", lambda name: tiny)
+    found = {
+        "bench": "latency",
+        "methods": ["Full"],
+        "page_ms": 1.1,
+        "bench_ms": 1.0,
+        "ratio": 1.1,
+        "ratio_95": [1, 1.2],
+    }
+    monkeypatch.setattr(latency, "compared", lambda *_: found | {"met": False})
+    with pytest.raises(SystemExit, match=r"the page's time is 1.100 of the benchmark's, further than 5 %"):
+        latency.main(["--out", str(tmp_path)])
+    (file,) = tmp_path.iterdir()
+    assert "-latency-" in file.name and json.loads(file.read_text()) == json.loads(
+        capsys.readouterr().out.splitlines()[-1]
+    )
+    monkeypatch.setattr(latency, "compared", lambda *_: found | {"met": True})
+    assert latency.main([]) is None and "page over benchmark 1.100" in capsys.readouterr().out
+
+
 def test_a_page_that_measures_nothing_is_an_error(tiny):
     with pytest.raises(ValueError, match="the page measured nothing"):
         latency.pressed(latency.page.build(tiny), Plan(question=" ", new=2, repeat=2))
