@@ -268,6 +268,7 @@ def _run_flags(command):
     command.add_argument("--top-p", type=float, default=1.0)
     command.add_argument("--seed", type=int, default=0, help="of sampling, and of methods that draw")
     command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
+    command.add_argument("--eager", action="store_true", help="launch op by op, replay no CUDA graph")
     command.add_argument("--json", action="store_true", help="print JSON")
     _model_flags(command)
 
@@ -302,7 +303,7 @@ def _load(arguments):
 
 
 def _options(arguments) -> dict:
-    names = ("preface", "max_new_tokens", "temperature", "top_p", "seed", "time_limit")
+    names = ("preface", "max_new_tokens", "temperature", "top_p", "seed", "time_limit", "eager")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -319,7 +320,8 @@ def _line(record: dict) -> str:
         f"generated {tokens['generated']}, KV entries {tokens['kv_entries']:g} ({tokens['kv_bytes'] / 2**20:.2f} MiB)\n"
         f"  first token {ms['first_token']} = preprocess {ms['preprocess']} + vision {ms['vision']} + method "
         f"{ms['method']} + prefill {ms['prefill']}; later tokens {ms['per_token']} each\n"
-        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}"
+        f"  ended by {record['finished']}; {record['model']}, {record['dtype']}, {record['device']}, "
+        f"{record['prefill']} prefill, {record['decode']} decode"
     )
 
 

@@ -12,33 +12,53 @@ from transformers.cache_utils import CacheLayerMixin
 from .similarity import received
 
 
-class Ledger:
+class Slots:
+    """How many slots there are, how far they are written, how many were given up: counted on the host alone."""
+
+    def __init__(self, used: int, slots: int, seen: int, shift: int, following: Tensor):
+        self.used, self.slots, self.seen = used, slots, seen  # slots ever written, slots in all, tokens ever read
+        self.free = 0  # slots given up and not yet overwritten
+        self.shift = shift  # how far rotary positions lie behind true ones
+        self.still = False  # whether shapes stay as they are from token to token
+        self.following = following  # [1] true position of the next token: `seen`, where the device can read it
+        self.slot: Tensor | None = None  # where the newcomer lies: [1], or [H_kv, 1]
+
+    @property
+    def count(self) -> int:
+        """Live entries (of each head)."""
+        return self.used - self.free
+
+    def hold_still(self):
+        """From now on no shape changes from token to token: slots never written count as given up ones, and there is
+        always a mask. What a step does on the device is then the same whatever was read before it."""
+        self.free += self.slots - self.used
+        self.used, self.still = self.slots, True
+
+    def read_on(self):
+        """Count one more token that a captured step has placed."""
+        self.free -= 1
+        self.seen += 1
+
+
+class Ledger(Slots):
     """Slots of the decoder layers that share the same entries: true position of each entry and what it has received."""
 
     def __init__(self, hidden: Tensor, slots: int, scores_with: str | None):
         """All T entries of `hidden` [T, D] in order; `slots` >= T."""
-        self.used = self.seen = len(hidden)  # slots ever written; tokens ever read
-        self.slots, self.free = slots, 0  # free: slots given up and not yet overwritten
-        self.shift = 0  # how far rotary positions lie behind true ones
+        used = len(hidden)
+        super().__init__(used, slots, used, 0, torch.full((1,), used, device=hidden.device))
         self.position = torch.full((slots,), -1, device=hidden.device)
-        self.position[: self.used] = torch.arange(self.used, device=hidden.device)
-        self.slot: Tensor | None = None  # [1] where the newcomer lies
+        self.position[:used] = torch.arange(used, device=hidden.device)
         self.embedding = self.score = None
         if scores_with == "embeddings":
-            spare = slots - self.used
+            spare = slots - used
             self.score = functional.pad(received(hidden), (0, spare))
             self.embedding = functional.pad(hidden.float() / hidden.shape[-1] ** 0.5, (0, 0, 0, spare))
-
-    @property
-    def count(self) -> int:
-        """Live entries."""
-        return self.used - self.free
 
     def select(self, keep: Tensor, slots: int, shift: int) -> "Ledger":
         """A ledger of the entries `keep` [<= T] alone, packed into the first slots; scores are carried over."""
         chosen = Ledger.__new__(Ledger)
-        chosen.shift = shift
-        chosen.used, chosen.seen, chosen.slots, chosen.free, chosen.slot = len(keep), self.seen, slots, 0, None
+        Slots.__init__(chosen, len(keep), slots, self.seen, shift, self.following.clone())
         spare = max(slots, len(keep)) - len(keep)
         chosen.position = functional.pad(self.position[keep], (0, spare), value=-1)
         chosen.score = None if self.score is None else functional.pad(self.score[keep], (0, spare))
@@ -51,9 +71,10 @@ class Ledger:
             self.slot = (self.position[: self.used] < 0).int().argmax(0, keepdim=True)
             self.free -= 1
         else:
-            self.slot = torch.tensor([self.used], device=hidden.device)
+            self.slot = self.position.new_full((1,), self.used)
             self.used += 1
-        self.position.index_fill_(0, self.slot, self.seen)
+        self.position.index_copy_(0, self.slot, self.following)
+        self.following += 1
         self.seen += 1
         if self.score is not None:
             x = hidden.float()
@@ -71,28 +92,22 @@ class Ledger:
         return positions
 
     def mask(self, heads: int) -> Tensor | None:
-        """Which written slots are live [1, 1, 1, used], True = seen; None where all are."""
-        return (self.position[: self.used] >= 0)[None, None, None] if self.free else None
+        """Which written slots are live [1, 1, 1, used], True = seen; None where all are and more may come."""
+        return (self.position[: self.used] >= 0)[None, None, None] if self.free or self.still else None
 
     def write(self, store: Tensor, states: Tensor):
         """Put the newcomer's `states` [1, H_kv, 1, width] into its slot of `store`."""
         store.index_copy_(2, self.slot.to(store.device), states)
 
 
-class HeadLedger:
+class HeadLedger(Slots):
     """Slots of one decoder layer where each key head keeps entries of its own, scored by the attention they receive."""
 
     def __init__(self, shared: Ledger, score: Tensor):
         """The entries of `shared`, in every head; `score` [H_kv, T]: what they have received so far."""
-        self.used, self.seen, self.slots, self.shift = shared.used, shared.seen, shared.slots, shared.shift
-        self.free, self.slot = 0, None  # slot: [H_kv, 1] where the newcomer lies
+        super().__init__(shared.used, shared.slots, shared.seen, shared.shift, shared.following.clone())
         self.position = shared.position.repeat(len(score), 1)
         self.score = functional.pad(score, (0, self.slots - self.used))
-
-    @property
-    def count(self) -> int:
-        """Live entries of each head."""
-        return self.used - self.free
 
     def place(self, hidden: Tensor):
         """Give the newcomer a slot in each head."""
@@ -102,7 +117,8 @@ class HeadLedger:
         else:
             self.slot = self.position.new_full((len(self.position), 1), self.used)
             self.used += 1
-        self.position.scatter_(1, self.slot, self.seen)
+        self.position.scatter_(1, self.slot, self.following.expand_as(self.slot))
+        self.following += 1
         self.score.scatter_(1, self.slot, 0.0)
         self.seen += 1
 
@@ -113,16 +129,15 @@ class HeadLedger:
         gone = self.position[:, None, : self.used] < 0
         self.score[:, : self.used] += logits.masked_fill(gone, -torch.inf).softmax(-1).mean(1)
 
-    def give_up(self, slots: Tensor):
-        """Free these slots [H_kv, E]."""
+    def give_up(self, slots: Tensor) -> Tensor:
+        """Free these slots [H_kv, E]; returns the true positions [H_kv * E] that lay there, -1 for those that another
+        head still holds."""
+        positions = self.position.gather(1, slots).flatten()
         self.position.scatter_(1, slots, -1)
         self.free += slots.shape[1]
-
-    def lost(self) -> Tensor:
-        """True positions, ascending, that no head holds any more."""
-        held = torch.zeros(self.seen + 1, dtype=torch.bool, device=self.position.device)
-        held[self.position[:, : self.used].flatten()] = True  # -1, where a slot is free, falls on the last, unread one
-        return (~held[: self.seen]).nonzero().flatten()
+        held = torch.zeros(self.seen + 1, dtype=torch.bool, device=positions.device)
+        held.index_fill_(0, self.position[:, : self.used].flatten() % len(held), True)  # a free slot's -1: the last one
+        return torch.where(held[positions], -1, positions)
 
     def pack(self, spare: int) -> Tensor:
         """Move the live entries of each head to the first slots, with `spare` behind; returns where they lay."""
@@ -133,8 +148,8 @@ class HeadLedger:
         return live
 
     def mask(self, heads: int) -> Tensor | None:
-        """Which written slots are live [1, heads, 1, used], True = seen; None where all are."""
-        if not self.free:
+        """Which written slots are live [1, heads, 1, used], True = seen; None where all are and shapes may change."""
+        if not (self.free or self.still):
             return None
         live = self.position[:, : self.used] >= 0
         return live.repeat_interleave(heads // len(live), dim=0)[None, :, None]
@@ -153,8 +168,12 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states, value_states):
         shape = (*key_states.shape[:2], self.ledger.slots, key_states.shape[-1])
-        self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
-        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        self.hold(key_states.new_zeros(shape), value_states.new_zeros(shape))
+
+    def hold(self, keys: Tensor, values: Tensor):
+        """Take these as the slots [1, heads, slots, width], whatever is written in them."""
+        self.keys, self.values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Prefill: the prompt goes into the first slots. Decode: the newcomer into its own. Returns written slots."""

@@ -1,4 +1,8 @@
-"""Measured time of one answer, phase by phase, the device waited for; knows when to stop."""
+"""Measured time of one answer, phase by phase; knows when to stop.
+
+On a GPU a lap ends with an event in its stream, so that nothing waits between two phases: the host may run ahead, and a
+method that acts in every layer is not charged for being watched. Events are read when seconds are asked for.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -26,40 +30,70 @@ class Halted(Exception):
 
 @dataclass
 class Clock:
-    """Laps of one answer: each names what was done since the last, the device waited for. Knows stop and time limit."""
+    """Laps of one answer: each names what was done since the last one. Knows stop and time limit."""
 
     device: torch.device
     stop: object = None  # has is_set(), as threading.Event
-    limit: float | None = None  # seconds
-    last: float = field(default_factory=time.perf_counter)
-    laps: dict = field(default_factory=dict)
-    steps: list = field(default_factory=list)
+    limit: float | None = None  # seconds of work
+    steps: list[float] = field(default_factory=list)  # of decoding
+    passed: dict[str, float] = field(default_factory=dict)  # seconds of the other phases, read so far
+    unread: list[tuple] = field(default_factory=list)  # (phase, its beginning, its end)
+    worked: float = 0.0  # seconds of the host, for the limit
+
+    def __post_init__(self):
+        self.restart()
 
     def lap(self, name: str):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        if name == "decode":
-            self.steps.append(now - self.last)
-        else:
-            self.laps[name] = self.laps.get(name, 0.0) + now - self.last
-        self.last = now
+        """What was done since the last lap was `name`."""
+        began, self.last = self.last, self._moment()
+        self.unread.append((name, began, self.last))
+        since, self.since = self.since, time.perf_counter()
+        self.worked += self.since - since
 
     def restart(self):
         """After a yield: the reader's time is not ours."""
-        self.last = time.perf_counter()
+        self.last, self.since = self._moment(), time.perf_counter()
+
+    @property
+    def laps(self) -> dict[str, float]:
+        """Seconds of each phase but decode, of which `steps` has every one; waits for the device."""
+        for name, began, ended in self.unread:
+            seconds = self._between(began, ended)
+            if name == "decode":
+                self.steps.append(seconds)
+            else:
+                self.passed[name] = self.passed.get(name, 0.0) + seconds
+        self.unread.clear()
+        return self.passed
 
     def halted(self) -> str | None:
+        """Why to stop, if so."""
         if self.stop is not None and self.stop.is_set():
             return "stopped"
-        spent = sum(self.laps.values()) + sum(self.steps) + time.perf_counter() - self.last
+        spent = self.worked + time.perf_counter() - self.since
         return "time" if self.limit is not None and spent > self.limit else None
 
     def between(self):
+        """Between two layers. Raises Halted."""
         if reason := self.halted():
             raise Halted(reason)
 
     def seconds(self) -> Seconds:
+        """All phases so far."""
         first, steps = sum(self.laps.values()), sorted(self.steps)
         median = (steps[len(steps) // 2] + steps[(len(steps) - 1) // 2]) / 2 if steps else 0.0
         return Seconds(**self.laps, first_token=first, per_token=median, total=first + sum(steps))
+
+    def _moment(self):
+        """Now: seconds on a CPU; on a GPU an event behind all the work launched so far."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _between(self, began, ended) -> float:
+        if self.device.type != "cuda":
+            return ended - began
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1e3

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
+from .graph import Steps, prompts
 from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
@@ -64,6 +65,8 @@ class Answer:
     finished: str | None
     seed: int
     reused: tuple[str, ...]  # phases taken over from an earlier answer: theirs are 0 seconds here
+    prefill: str  # "graph": the prompt was read by a captured CUDA graph; "eager": op by op
+    decode: str  # the same of the steps
     seen: Seen | None  # for `generate(seen=)` of a follow-up; None where it was halted before the tower was through
 
     @property
@@ -114,6 +117,8 @@ class Answer:
             "steps": [list(step) for step in self.steps],
             "device": self.device,
             "dtype": self.dtype,
+            "prefill": self.prefill,
+            "decode": self.decode,
             "seed": self.seed,
         }
 
@@ -132,12 +137,13 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
 
-    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
+    def choose(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """The next token's id [1], on the device of `logits` [V]."""
         if self.temperature == 0:
-            return int(logits.argmax())
+            return logits.argmax(-1, keepdim=True)
         chance, order = (logits.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
         chance[chance.cumsum(-1) - chance >= self.top_p] = 0
-        return int(order[torch.multinomial(chance, 1, generator=generator)])
+        return order[torch.multinomial(chance, 1, generator=generator)].to(logits.device)
 
 
 @torch.inference_mode()
@@ -156,6 +162,7 @@ def generate(
     seen: Seen | None = None,
     shared: Seen | None = None,
     preface: str = "",
+    eager: bool = False,
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
@@ -165,16 +172,20 @@ def generate(
     the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
     image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
     taken over: see `Seen`. `shared` is what `look` made for this very question, taken as it is, its times included.
+    Where the model is `capturable`, prompts and steps are replayed as CUDA graphs unless `eager`; the tokens are the
+    same.
     Raises ValueError for an image, a question, a history or an option that cannot be used.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
-    run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit))
+    graphs = llava.capturable and not eager
+    run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit), graphs)
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
         logits = run.begin(image, seen, shared, max_new_tokens)
+        decoder = Steps(run.decoder) if graphs else run.decoder
     except Halted as halted:
         yield run.answer(str(halted))
         return
@@ -187,7 +198,7 @@ def generate(
         if reason := run.clock.halted():
             yield run.answer(reason)
             return
-        logits = run.decoder.step(torch.tensor([run.ids[-1]], device=llava.device))
+        logits = decoder.step(torch.full((1,), run.ids[-1], device=llava.device))
 
 
 def answer(llava: Llava, image, question: str, reducer: Reducer | None = None, **options) -> Answer:
@@ -228,6 +239,7 @@ class _Run:
     history: Sequence[tuple[str, str]]
     sampling: Sampling
     clock: Clock
+    graphs: bool = False  # whether prompt and steps may be captured
     seen: Seen | None = None
     decoder: Decoder | None = None
     visual: tuple[VisualTokens, ...] = ()
@@ -236,11 +248,12 @@ class _Run:
     text: str = ""
     steps: list[tuple[int, int]] = field(default_factory=list)
     first_logits: Tensor | None = None
+    memory: int = 0
 
     def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
         self.seen = seen = shared or self._look(image, before)
-        self.clock.laps |= seen.laps
+        self.clock.passed |= seen.laps
         self.clock.restart()
         self.visual = tuple(visual for visual, _ in seen.views)
         self.reduced = tuple(self._reduce(visual, trimmed) for visual, trimmed in seen.views)
@@ -253,14 +266,14 @@ class _Run:
                 f"{length} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
-        self.decoder = Decoder(self.llava, self.reducer)
+        self.decoder = Decoder(self.llava, self.reducer, prompts(self.llava) if self.graphs else None)
         logits = self.decoder.prefill(spliced, len(seen.prompt.ids), new, self.clock)
         self.first_logits = logits.float().cpu()
         return logits
 
     def take(self, logits: Tensor, limit: int) -> str | None:
         """Choose the next token; why it was the last one, if it was."""
-        self.ids.append(self.sampling.choose(logits, self._generator()))
+        self.ids.append(self.decoder.fetch(self.sampling.choose(logits, self._generator())))
         self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")
         if self.ids[-1] in self.llava.ends:
@@ -271,6 +284,8 @@ class _Run:
         read = self.decoder is not None and self.first_logits is not None
         lost = self.decoder.lost() if read else ()
         self.steps[len(self.ids) - 1 :] = [(len(self.text), len(lost))] if self.ids else []
+        if finished or len(self.ids) == 1:  # asking a GPU takes a while, and the peak is the prefill's
+            self.memory = _peak_memory(self.llava.device)
         return Answer(
             model=self.llava.name,
             device=str(self.llava.device),
@@ -283,7 +298,7 @@ class _Run:
             token_ids=tuple(self.ids),
             tokens=self._tokens(read),
             seconds=self.clock.seconds(),
-            memory=_peak_memory(self.llava.device),
+            memory=self.memory,
             visual=self.visual,
             reduced=self.reduced,
             visual_span=self.decoder.image.span if read else (0, 0),
@@ -295,6 +310,8 @@ class _Run:
             finished=finished,
             seed=self.sampling.seed,
             reused=self.seen.reused if self.seen else (),
+            prefill=self._run_as("prefill"),
+            decode=self._run_as("decode"),
             seen=self.seen,
         )
 
@@ -306,6 +323,9 @@ class _Run:
     def _reduce(self, visual: VisualTokens, trimmed: Reduced | None) -> Reduced:
         reduced = self.reducer.reduce(visual)
         return reduced if trimmed is None else trimmed.then(reduced)
+
+    def _run_as(self, phase: str) -> str:
+        return "graph" if self.decoder and phase in self.decoder.replayed else "eager"
 
     def _generator(self) -> torch.Generator:
         """Draws depend on the seed and on how many tokens came before, on nothing else."""

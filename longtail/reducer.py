@@ -73,6 +73,11 @@ class Reducer:
     def drop(self, prefill: Prefill) -> Tensor | Survivors | None:
         """Moment 3, entering a decoder layer: positions [<= T] to keep, ascending; None keeps all."""
 
+    def drops(self, layer: int) -> bool:
+        """Whether `drop` may act entering that decoder layer. One that only ever acts at the first door says so: the
+        prompt is then read through all layers at once, where the engine can."""
+        return True
+
     def evict(self, cache: CacheView) -> Tensor | None:
         """Moment 4, after each forward pass: slots to give up; None gives up none."""
 

@@ -127,6 +127,8 @@ class Record(Shape):
     versus: Versus | None = None
     device: Name
     dtype: Name
+    prefill: Literal["eager", "graph"] = "eager"
+    decode: Literal["eager", "graph"] = "eager"
     seed: int
 
     @model_validator(mode="after")

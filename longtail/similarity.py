@@ -26,7 +26,11 @@ def objective(curve: np.ndarray) -> np.ndarray:
 
 def knee(curve: np.ndarray) -> int:
     """i* = first argmax of the objective (eq. 3), 1-based; 1 where the curve is flat or holds one patch."""
-    return int(objective(curve).argmax()) + 1
+    return _first_best(objective(curve))
+
+
+def _first_best(f: np.ndarray) -> int:
+    return int(f.argmax()) + 1
 
 
 def kept(curve: np.ndarray, i: int, alpha: float, reading: str) -> int:
@@ -52,9 +56,10 @@ def long_tail(similarity: Tensor, alpha: float, reading: str, budget: int = 0) -
     values = similarity.detach().to("cpu", torch.float64).numpy()  # the one host synchronisation
     order = np.argsort(-values, kind="stable")
     curve = values[order]
-    i = knee(curve)
+    f = objective(curve)
+    i = _first_best(f)
     count = min(budget, len(curve)) if budget else kept(curve, i, alpha, reading)
-    return Curve(order, curve, objective(curve), i, count)
+    return Curve(order, curve, f, i, count)
 
 
 def top(score: Tensor, count: int) -> Tensor:

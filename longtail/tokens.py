@@ -134,7 +134,8 @@ class Reduced:
         source = torch.full((len(visual.features),), -1)
         source[keep] = torch.arange(len(keep))
         role = np.where(source.numpy() < 0, "dropped", "kept")
-        return cls(visual.features[keep.to(visual.features.device)], keep, source, role, curve)
+        here = keep.to(visual.features.device, non_blocking=True)  # the host has waited once already
+        return cls(visual.features.index_select(0, here), keep, source, role, curve)
 
     @classmethod
     def merging(cls, features: Tensor, keep: Tensor, source: Tensor, curve: Curve | None = None) -> "Reduced":
@@ -207,6 +208,10 @@ class DecoderLayer:
 
     query: Callable[[Tensor, bool], Tensor]  # rows [R], rotated -> [H, R, d]
     key: Callable[[bool], Tensor]  # rotated -> [H_kv, T, d]
+
+    def ran(self, keys: Tensor) -> "DecoderLayer":
+        """This layer once it has run: its rotated `keys` [H_kv, T, d] are at hand."""
+        return DecoderLayer(self.query, lambda rotated: keys if rotated else self.key(False))
 
     def logits(self, rows: Tensor, rotated: bool = True) -> Tensor:
         """Scaled q.k of those rows [H, R, T], float32, no mask; grouped queries share keys."""

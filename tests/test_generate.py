@@ -70,19 +70,53 @@ def test_phases_close_with_first_token_and_total(llava, picture):
     assert seconds.total > seconds.first_token > 0 and seconds.per_token > 0
 
 
-def test_laps_of_one_name_add_up_and_nothing_is_lost(monkeypatch):
-    ticks = iter([1.0, 3.0, 7.0, 20.0, 21.0, 24.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
-    clock = Clock(torch.device("cpu"), last=0.0)
-    clock.lap("vision")
-    clock.lap("method")
-    clock.lap("vision")
+class FakeEvent:
+    """As a CUDA event, on a device that is done at once; reading one that was not waited for is an error."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+        self.at, self.waited = None, False
+
+    def record(self, stream):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        self.waited = True
+
+    def elapsed_time(self, later):
+        assert later.waited
+        return 1e3 * (later.at - self.at)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_laps_of_one_name_add_up_and_nothing_is_lost(monkeypatch, device):
+    """By the host's clock on a CPU, by events on a GPU, which are read when seconds are asked for, not before."""
+    now, events = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda **given: events.append(FakeEvent(**given)) or events[-1])
+    clock = Clock(torch.device(device), limit=12)
+
+    def lap(at, name):
+        now[0] = at
+        clock.lap(name)
+
+    lap(1.0, "vision")
+    lap(3.0, "method")
+    lap(7.0, "vision")
+    now[0] = 20.0
     clock.restart()  # the reader took 13
-    clock.lap("decode")
-    clock.lap("decode")
-    seconds = clock.seconds()
-    assert (seconds.vision, seconds.method, seconds.first_token) == (5.0, 2.0, 7.0)
-    assert (seconds.per_token, seconds.total) == (2.0, 11.0)
+    assert clock.halted() is None
+    lap(21.0, "decode")
+    lap(24.0, "decode")
+    assert not any(event.waited for event in events) and len(events) == (7 if device == "cuda" else 0)
+    for _ in range(2):
+        seconds = clock.seconds()
+        assert (seconds.vision, seconds.method, seconds.first_token) == (5.0, 2.0, 7.0)
+        assert (seconds.per_token, seconds.total) == (2.0, 11.0)
+    assert clock.halted() is None
+    now[0] = 25.5
+    assert clock.halted() == "time"
 
 
 def test_the_readers_time_is_not_ours(llava, picture):

@@ -36,6 +36,7 @@ class Llava:
     """A LLaVA-1.5 model and its processor."""
 
     loaded: Loaded | None = None  # how it came into memory, where `load` brought it
+    prompts: object | None = None  # a `graph.Prompts`, once a prompt was read where they can be captured
 
     def __init__(self, model, processor, name: str = "llava", folder: str = "", quantization: str = "none"):
         self.model, self.processor, self.name, self.quantization = model.eval(), processor, name, quantization
@@ -99,6 +100,19 @@ class Llava:
     def room(self) -> int:
         """Positions the language model was trained for."""
         return self.model.config.text_config.max_position_embeddings
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be captured as a CUDA graph: on one GPU, and nothing in it asks the host, as
+        LLM.int8() does for the outliers of each matrix it multiplies."""
+        places = set(getattr(self.model, "hf_device_map", {}).values())
+        return self.device.type == "cuda" and len(places) < 2 and self.quantization != "int8"
+
+    @property
+    def states(self) -> tuple[int, int, int]:
+        """Decoder layers, key heads, and channels of a head: what a token leaves in the KV cache, keys and values."""
+        text, attention = self.model.config.text_config, self.decoder_layers[0].self_attn
+        return len(self.decoder_layers), text.num_key_value_heads, attention.head_dim
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -76,6 +76,9 @@ class LongTail(Reducer):
             return super().reduce(visual)
         return self._cut(visual, visual.layer(self.layer))
 
+    def drops(self, layer):
+        return layer == 0
+
     def drop(self, prefill):
         heavy, recent = self._budgets(prefill.prompt, prefill.unpruned)
         surplus = prefill.prompt - heavy - recent
