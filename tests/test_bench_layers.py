@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tape
 import torch
 
+from longtail import graph
 from longtail.__main__ import main
 from longtail.bench import decode, figure, floors, gpu, prefill, protocol, reading, synthetic
 from longtail.cost import HardwareSpec
@@ -84,6 +86,44 @@ def test_the_forms_are_the_engines_own(stack, monkeypatch):
         method()
     assert read == [46, 19, 19, 19, 19] and all(len(method.laps) == 1 for method in methods.values())
     assert {*methods["LongTail"].stages(1)} == {"select_ms", "project_ms", "score_ms", "prefill_ms"}
+
+
+@pytest.fixture
+def taped(monkeypatch, stack):
+    """A model whose prompts and steps are captured, on the tape that stands in for CUDA's."""
+    monkeypatch.setattr(type(stack.llava), "capturable", property(lambda llava: True))
+    monkeypatch.setattr(graph, "aside", lambda work: work())
+    monkeypatch.setattr(graph, "capture", tape.capture)
+    monkeypatch.setattr(stack, "prompts", None, raising=False)
+    return stack
+
+
+@torch.inference_mode()
+def test_captured_forms_read_as_launched_ones_do(taped):
+    found = [*reading.forms(taped, synthetic.Prompts(taped, 0), (36, 9), (1, 2), graph=True)]
+    assert [(form.batch, form.mode, form.what) for form in found if form.visual == 36] == [
+        *((1, "eager", ""), (1, "eager", "again"), (1, "graph", ""), (1, "graph", "again")),
+        *((2, "eager", ""), (2, "eager", "again")),
+    ]
+    one, captured = (
+        next(f for f in found if (f.visual, f.mode, f.batch) == (9, mode, 1)) for mode in ("eager", "graph")
+    )
+    for _ in range(3):  # launched, captured, replayed
+        assert torch.allclose(captured.run(), one.run(), atol=1e-4)
+    assert (
+        not graph.prompts(taped).refused and sum(made is not None for made in graph.prompts(taped).kept.values()) == 1
+    )
+
+
+@torch.inference_mode()
+def test_captured_answers_grow_as_launched_ones_do(taped):
+    plan = decode.Plan("tiny-llava-1.5", budget=9, new=30, repeat=1, device="cpu")
+    runs, seconds = decode.grown(taped, synthetic.Prompts(taped, 0), plan, [False, True], lambda: None)
+    assert seconds.shape == (5, 1, 29) and (seconds > 0).all()
+    assert [(run.method, run.mode) for run in runs] == [(m, g) for g in ("eager", "graph") for m in decode.METHODS]
+    for plain, replayed in zip(runs[:2], runs[2:], strict=True):
+        assert replayed.stepping.replay and not replayed.stepping.refused
+        assert torch.equal(plain.token, replayed.token) and plain.entries == replayed.entries
 
 
 # ---- bench prefill

@@ -41,6 +41,7 @@ class Plan:
     threads: int = 1
     random: str | None = None
     text: int = 60
+    eager: bool = False
 
     def __post_init__(self):
         for name, least in (("new", 1), ("repeat", 1), ("threads", 0), ("text", 2)):
@@ -116,7 +117,7 @@ def race(llava, image, plan: Plan, entries: list[Entry]) -> list[list[float]]:
     watch, seconds = Stopwatch("cpu"), [[] for _ in entries]  # of the host: what the caller waits for
 
     def ask(entry: Entry) -> Callable:
-        options = {"max_new_tokens": plan.new}
+        options = {"max_new_tokens": plan.new, "eager": plan.eager}
 
         def run():
             entry.answers += deque(generate(llava, image, plan.question, entry.reducer, **options), maxlen=1)
@@ -151,6 +152,7 @@ def row(entry: Entry, wall: np.ndarray, full, spec, peaks: floors.Peaks, width: 
     return {
         **named,
         **{"visual": tokens.visual, "prompt": tokens.prompt, "generated": tokens.generated},
+        "by": [entry.answers[-1].prefill, entry.answers[-1].decode],
         **{f"{name}_ms": rounded(1e3 * statistics.median(run[name] for run in runs)) for name in PHASES},
         **{"prefill_floor_ms": floor and rounded(1e3 * floor), **milliseconds(wall)},
         **{"closes": rounded(np.median(sums / wall)), "first_token": paired(full[1], first), **paired(full[0], wall)},
@@ -239,6 +241,7 @@ def add_flags(command):
     command.add_argument("--threads", type=int, default=plan.threads, help="of the CPU; 0: torch's own choice")
     command.add_argument("--random", metavar="NAME", help=f"random weights instead: {', '.join(CONFIGS)}")
     command.add_argument("--text", type=int, default=plan.text, help="text tokens with --random (%(default)s)")
+    command.add_argument("--eager", action="store_true", help="never replay a captured CUDA graph")
     output_flags(command)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from ..decoder import Decoder
+from ..graph import Steps
 from ..models.drawn import CONFIGS, Drawn, stack
 from ..models.precision import DTYPES, QUANTIZATIONS, choose
 from ..reducer import make
 from . import counted, floors, goals, protocol
-from .goals import Goal
+from .goals import REFUSED, Goal
 from .protocol import Stopwatch, milliseconds, order, rounded
 from .record import add_flags as output_flags
 from .record import checked, conditions, deliver, device_of, machine, span, table
@@ -82,13 +83,11 @@ class Growing:
         self.taken = _allocated(plan.device) - before
         self.method, self.mode, self.stepping = method, "graph" if graph else "eager", self.decoder
         if graph:
-            from ..graph import Captured
-
-            self.stepping = Captured(self.decoder)
+            self.stepping = Steps(self.decoder)
 
     def __call__(self) -> int:
         self.token = self.stepping.step(self.token).argmax(-1, keepdim=True)
-        return int(self.token)  # to the host: the one wait
+        return self.decoder.fetch(self.token)
 
     def held(self) -> int:
         """Bytes of the cache's slots, written or not."""
@@ -122,7 +121,7 @@ def measure(plan: Plan) -> dict:
         llava = stack(plan.random, precision, plan.device, plan.layers, plan.text, plan.seed)
         prompts, spec = Prompts(llava, plan.seed), floors.spec(llava.model.config)
         under, peaks = conditions(plan.device), floors.peaks(plan.device)
-        modes = [False, True] if plan.device != "cpu" and getattr(llava, "capturable", False) else [False]
+        modes = [False, True] if llava.capturable else [False]
         alone, weights = control(llava)
         if plan.device != "cpu":
             torch.cuda.reset_peak_memory_stats(plan.device)
@@ -136,7 +135,8 @@ def measure(plan: Plan) -> dict:
     found["goals"] = [goal.record() for goal in aims(found)]
     at = [(f"a token of {r['method']}, {r['mode']}", r["best_ms"] / 1e3, r["floor_ms"]) for r in rows]
     below = [floors.below(what, best, floor and floor / 1e3, peaks) for what, best, floor in at]
-    found["failures"] = [sentence for sentence in below if sentence]
+    refused = any(run.mode == "graph" and run.stepping.refused for run in runs)
+    found["failures"] = [sentence for sentence in below if sentence] + [REFUSED.format("steps")] * refused
     return found
 
 
@@ -151,8 +151,17 @@ def grown(llava: Drawn, prompts: Prompts, plan: Plan, modes: list[bool], alone: 
                 seconds[i, turn, step] = watch((*runs, alone)[i])
     for run in runs:
         run.entries, run.live, run.slots = run.decoder.entries(), run.decoder.bytes(), run.held()
-        run.counts = counted.count(run, plan.device)
+        run.counts = _counts(Growing(llava, prompts, run.method, plan, run.mode == "graph"), plan.device)
     return runs, seconds
+
+
+def _counts(fresh: Growing, device: str) -> dict[str, int]:
+    """Kernels and waits of a token of an answer that has begun; a captured one is captured by then."""
+    if device == "cpu":
+        return {}
+    for _ in range(SKIPPED):
+        fresh()
+    return counted.count(fresh, device)
 
 
 def row(run: Growing, seconds, beside, plan: Plan, spec, peaks, width: int, dtype: torch.dtype) -> dict:

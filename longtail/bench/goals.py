@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from .record import table
 
 NO_GPU = "not run here: needs a CUDA device"
+REFUSED = "{} could not be captured as a CUDA graph, the log says why: rows of mode graph were launched op by op"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Plan:
     time_limit: float | None = None
     threads: int = 0
     seed: int = 0
+    eager: bool = False
 
     def __post_init__(self):
         for name, least in (("text", 2), ("new", 1), ("repeat", 1), ("warm_up", 0), ("threads", 0), ("seed", 0)):
@@ -114,7 +115,7 @@ def once(llava: Drawn, reducer: Reducer, plan: Plan) -> dict:
     """One answer: counts, seconds, peak memory; or the reason why there is none."""
     _forget_peak(llava.device)
     try:
-        said = answer(llava, BLANK, "?", reducer, max_new_tokens=plan.new, time_limit=plan.time_limit)
+        said = answer(llava, BLANK, "?", reducer, max_new_tokens=plan.new, time_limit=plan.time_limit, eager=plan.eager)
     except (ValueError, torch.OutOfMemoryError) as error:
         reason = " ".join(str(error).split())
         torch.cuda.empty_cache()  # nothing where there is no GPU
@@ -208,7 +209,10 @@ def conditions(llava: Drawn, plan: Plan) -> dict:
         **{"model": llava.name, "dtype": str(llava.dtype).removeprefix("torch."), "quantization": llava.quantization},
         **{"weights_bytes": held(llava.model)},
         **{"patches": sum(llava.drawn.layout.sizes), "views": len(llava.drawn.layout.sizes)},
-        **{name: getattr(plan, name) for name in ("budget", "text", "new", "repeat", "warm_up", "time_limit", "seed")},
+        **{
+            name: getattr(plan, name)
+            for name in ("budget", "text", "new", "repeat", "warm_up", "time_limit", "seed", "eager")
+        },
     }
 
 
@@ -261,6 +265,7 @@ def add_flags(command):
     command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
     command.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
     command.add_argument("--seed", type=int, default=0, help="of weights, ids and pixels (%(default)s)")
+    command.add_argument("--eager", action="store_true", help="never replay a captured CUDA graph")
     output_flags(command)
 
 

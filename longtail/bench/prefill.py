@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from .. import graph
 from ..models.drawn import CONFIGS, Drawn, stack
 from ..models.precision import DTYPES, QUANTIZATIONS, choose
 from . import floors, goals, protocol
-from .goals import Goal
+from .goals import REFUSED, Goal
 from .protocol import milliseconds, paired, rounded
 from .reading import Form, Staged, forms, staged
 from .record import add_flags as output_flags
@@ -107,7 +108,8 @@ def measure(plan: Plan) -> dict:
              "peaks": peaks.record(), "rows": rows}  # fmt: skip
     found["methods"] = [method_row(name, methods[name], taken, plan.repeat) for name in methods]
     found["goals"] = [goal.record() for goal in aims(found)]
-    found["failures"] = failures(found)
+    refused = plan.graph and graph.prompts(llava).refused
+    found["failures"] = failures(found) + [REFUSED.format("prompts")] * refused
     return found
 
 

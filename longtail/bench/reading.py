@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from .. import graph as graphs
 from ..clock import Clock
 from ..decoder import Decoder
+from ..graph import Prompts as Captured
 from ..models.drawn import Drawn
 from ..reducer import Reducer, make
 from ..reducers.full import Full
+from ..tokens import Spliced
 from .protocol import rounded
 from .synthetic import Prompts, Quiet
 
@@ -29,39 +31,28 @@ class Form:
 
 
 def forms(llava: Drawn, prompts: Prompts, counts: Sequence[int], batches: Sequence[int], graph: bool) -> Iterator[Form]:
-    """Every count by batch, launch by launch and, where `graph`, captured for one prompt; the first count twice."""
-    pool = None
+    """Every count by batch, launched op by op and, where `graph`, as captured for one prompt; the first count twice."""
     for batch in batches:
         for count in counts:
-            run = reading(llava, prompts, count, batch)
-            again = ["", "again"] if count == counts[0] else [""]
-            yield from (Form(count, batch, "eager", run, what) for what in again)
+            spliced = prompts.of(count)
+            ways = {"eager": reading(llava, prompts, spliced, batch)}
             if graph and batch == 1:
-                replay, pool = captured(run, pool)
-                yield from (Form(count, batch, "graph", replay, what) for what in again)
+                ways["graph"] = alone(llava, prompts, spliced, graphs.prompts(llava))
+            for mode, run in ways.items():
+                yield from (Form(count, batch, mode, run, what) for what in ("", "again")[: 1 + (count == counts[0])])
 
 
-def reading(llava: Drawn, prompts: Prompts, count: int, batch: int) -> Callable:
-    """The prefill of `batch` prompts of so many visual tokens: alone as in an answer, together as one tensor."""
-    spliced = prompts.of(count)
-    if batch > 1:
-        states = spliced.embeddings.expand(batch, -1, -1).contiguous()
-        return lambda: llava.read_together(states)
-    return lambda: Decoder(llava, Full()).prefill(spliced, prompts.unpruned, 1, Quiet())
+def reading(llava: Drawn, prompts: Prompts, spliced: Spliced, batch: int) -> Callable:
+    """The prefill of `batch` equal prompts, launched op by op: alone as in an answer, together as one tensor."""
+    if batch == 1:
+        return alone(llava, prompts, spliced, None)
+    states = spliced.embeddings.expand(batch, -1, -1).contiguous()
+    return lambda: llava.read_together(states)
 
 
-def captured(run: Callable, pool=None) -> tuple[Callable, tuple]:
-    """A CUDA graph of one prefill, its length fixed, and the memory that graphs of other lengths may share."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        run()
-    return graph.replay, graph.pool()
+def alone(llava: Drawn, prompts: Prompts, spliced: Spliced, captured: Captured | None) -> Callable:
+    """The prefill of one prompt as in an answer, through the captured ones where they are given."""
+    return lambda: Decoder(llava, Full(), captured).prefill(spliced, prompts.unpruned, 1, Quiet())
 
 
 class Staged:
@@ -80,7 +71,7 @@ class Staged:
         clock.lap("project")
         Decoder(self.llava, self.reducer).prefill(spliced, self.prompts.unpruned, 1, clock)
         clock.lap("prefill")
-        self.laps.append(clock.laps)
+        self.laps.append(dict(clock.laps))
 
     def stages(self, last: int) -> dict[str, float]:
         """Median milliseconds of each stage over the last runs; stage 2's scores are `score`."""
