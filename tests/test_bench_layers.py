@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from longtail.reducers.full import Full
 
 PREFILL = ("prefill", "--random", "tiny-llava-1.5", "--visual", "36,18,9", "--repeat", "2")
 DECODE = ("decode", "--random", "tiny-llava-1.5", "--budget", "18", "--new", "40", "--repeat", "2")
+ROOT = Path(__file__).parents[1]
 BELOW = 1e6  # seconds: a floor that everything lies below
 
 
@@ -326,8 +328,17 @@ def test_the_figure_shows_every_count_and_stays_on_the_page(capsys, tmp_path):
     record = json.loads(file.read_text())
     for row in record["rows"]:
         row["floor_ms"], row["bound"] = row["ms"] / 2, row["flop_ratio"]
-    with_floors = figure.figure(record)
-    assert with_floors.count("<title>floor</title>") == 2 and with_floors.count("<title>ratio of floors</title>") == 2
+    same = figure.figure(record)
+    assert same.count("<title>floor</title>") == 2 and "ratio of floors" not in same, "the two bounds are one line"
+    for row in record["rows"]:
+        row["bound"] = 1 + (row["flop_ratio"] - 1) / 2
+    assert figure.figure(record).count("<title>ratio of floors</title>") == 2
+
+
+def test_the_readmes_figure_is_drawn_from_a_record_that_is_kept():
+    kept = [json.loads(file.read_text()) for file in (ROOT / "assets" / "results").glob("*-prefill-*.json")]
+    drawn_now = [figure.figure(record) for record in kept]
+    assert (ROOT / "assets" / "readme" / "speed.svg").read_text(encoding="utf-8") in drawn_now
 
 
 def test_the_figure_refuses_other_records(capsys, tmp_path):

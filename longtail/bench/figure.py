@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import svg
 from ..svg import BOTTOM, TOP, ticks
-from .prefill import in_words
+from .prefill import setting
 
 DECADES = [base * 10**power for power in range(-2, 6) for base in (1, 2, 5)]
 DASHES = "", ' stroke-dasharray="6 4"', ' stroke-dasharray="2 3"'  # of the first regime, the second, the third
@@ -47,10 +47,14 @@ def figure(record: dict) -> str:
     for nth, regime in enumerate(regimes):
         dashes = DASHES[nth % len(DASHES)]
         parts += _regime(left, right, regime, dashes)
+    lines = "solid", "dashed", "dotted"
+    named = [_name(regime[0]) for regime in regimes]
+    if len(named) > 1:
+        named = [f"{name} {lines[nth % len(lines)]}" for nth, name in enumerate(named)]
     note = (
-        f"Measured: {'; '.join(_name(regime[0]) for regime in regimes)} (line by line: solid, dashed, dotted); bars: "
-        "95\u00a0% intervals of the median of paired ratios. Floor and bounds are arithmetic: FLOPs over the peak or "
-        f"bytes over the bandwidth, whichever takes longer. {in_words(record['conditions'], record['peaks'])}."
+        f"Measured: {'; '.join(named)}; bars: 95\u00a0% intervals of the median of paired ratios. Floor and bounds "
+        "are arithmetic: operations over the peak or bytes over the bandwidth, whichever takes longer. "
+        f"{setting(record['conditions'], record['peaks'])}."
     )
     return svg.page("Prefill by visual tokens: measured, floor and FLOP bound", parts, note)
 
@@ -58,28 +62,26 @@ def figure(record: dict) -> str:
 def _regime(left: svg.Panel, right: svg.Panel, rows: list[dict], dashes: str) -> list[str]:
     """Both panels' lines of one batch and mode."""
     bars = [f"M{right.x(r['visual'])} {right.y(r['ratio_95'][0])}V{right.y(r['ratio_95'][1])}" for r in rows]
+    apart = any(r["bound"] and abs(r["bound"] / r["flop_ratio"] - 1) > 0.02 for r in rows)
     return [
-        *_line(left, rows, "floor_ms", "thin", "floor", dashes),
-        *_line(right, rows, "flop_ratio", "Full", "FLOP bound", dashes),
-        *_line(right, rows, "bound", "thin", "ratio of floors", dashes),
-        *_line(left, rows, "ms", "LongTail", "measured", dashes),
+        *_line(left, rows, "floor_ms", "tick", "floor", dashes, (8, 18)),
+        *_line(right, rows, "flop_ratio", "Full", "FLOP bound", dashes, (8, -8)),
+        *(_line(right, rows, "bound", "tick", "ratio of floors", dashes, (8, -8)) if apart else []),
+        *_line(left, rows, "ms", "LongTail", "measured", dashes, (-8, -12)),
         f'<g class="LongTail"><path d="{"".join(bars)}" stroke-width="1"/></g>',
-        *_line(right, rows, "ratio", "LongTail", "measured", dashes),
+        *_line(right, rows, "ratio", "LongTail", "measured", dashes, (-10, 22)),
     ]
 
 
-def _line(panel: svg.Panel, rows: list[dict], key: str, kind: str, label: str, dashes: str) -> list[str]:
-    """A series with dots where it was measured, and its name beside its end on the side of few tokens."""
+def _line(panel: svg.Panel, rows: list[dict], key: str, kind: str, label: str, dashes: str, by: tuple) -> list[str]:
+    """A series, with dots where it was measured, and its name `by` so many pixels from its middle."""
     spots = [(panel.x(r["visual"]), panel.y(r[key])) for r in rows if r[key]]
     if not spots:
         return []
-    steps = " L".join(f"{x} {y}" for x, y in spots)
+    steps, (x, y), (dx, dy) = " L".join(f"{x} {y}" for x, y in spots), spots[(len(spots) - 1) // 2], by
     dots = "".join(f'<circle cx="{x}" cy="{y}" r="3.5"/>' for x, y in spots) if kind == "LongTail" else ""
-    x, y = spots[len(spots) // 2]
-    below = {"LongTail": 20, "thin": 20, "Full": -10}[kind]
-    side = ("start", 8) if kind == "Full" else ("end", -8)
-    text = f'<text class="label {kind}" x="{x + side[1]}" y="{y + below}" text-anchor="{side[0]}">{label}</text>'
-    wide = 2.5 if kind == "LongTail" else 1.5
+    anchor, wide = "start" if dx > 0 else "end", 2.5 if kind == "LongTail" else 1.5
+    text = f'<text class="label {kind}" x="{x + dx:.1f}" y="{y + dy:.1f}" text-anchor="{anchor}">{label}</text>'
     return [
         f'<g class="{kind}"><title>{label}</title><path d="M{steps}" stroke-width="{wide}"{dashes}/>{dots}{text}</g>'
     ]

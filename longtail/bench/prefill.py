@@ -219,13 +219,14 @@ def words(found: dict) -> str:
         for r in found["methods"]
     ]
     c = found["conditions"]
+    stages_by = "; stages by the wall clock" * (c["clock"] == "cpu")
     staged = table(("method", "select", "project", "score", "prefill", "whole, ms", "speed-up", "95 %"), methods)
     return "\n\n".join(
         [
             table(head, rows),
             "\n".join(again),
             f"From features to first logits at {c['budget']} visual tokens, eager; Random and Sequential choose for "
-            f"nothing, score is stage 2's:\n{staged}",
+            f"nothing, score is stage 2's{stages_by}:\n{staged}",
             goals.words(found["goals"]),
             in_words(c, found["peaks"]),
         ]
@@ -234,15 +235,20 @@ def words(found: dict) -> str:
 
 def in_words(c: dict, peaks: dict) -> str:
     """Conditions as a paragraph."""
-    at = floors.Peaks.of(peaks)
+    return (
+        f"{setting(c, peaks)}; after {c['warm_ups']} warm-ups each (fewer, at least two, once they fill "
+        f"{c['enough']:g} s); speed-up: median of paired ratios to the most visual tokens, its bootstrap 95 % "
+        "interval; FLOPs and bound: ratios of operations and of floors; eff.: speed-up over bound"
+    )
+
+
+def setting(c: dict, peaks: dict) -> str:
+    """What was timed, and where."""
     quantized = "" if c["quantization"] == "none" else f", decoder layers in {c['quantization']}"
     return (
         f"{machine(c)}; {c['layers']} decoder layers of {c['model']} (h {c['hidden']}, I {c['intermediate']}) and "
         f"{c['vocabulary']} words, random weights{quantized}, {c['text']} text tokens, seed {c['seed']}; medians of "
-        f"{c['repeat']} repetitions in an order that turns, after {c['warm_ups']} warm-ups each (fewer, at least two, "
-        f"once they fill {c['enough']:g} s); speed-up: median of paired ratios to the most visual tokens, its "
-        f"bootstrap 95 % interval; {at.words()}; FLOPs and bound: ratios of operations and of floors; eff.: "
-        "speed-up over bound"
+        f"{c['repeat']} repetitions in an order that turns; {floors.Peaks.of(peaks).words()}"
     )
 
 
