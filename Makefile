@@ -1,9 +1,9 @@
-# Two commands: `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test.
+# `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test, `make bench` times.
 PYTHON ?= python3
 BIN := .venv/bin
 BROWSERS := chromium chromium-browser google-chrome
 
-.PHONY: demo test test-matrix lint browser clean
+.PHONY: demo test test-matrix lint bench browser clean
 
 demo: .venv/app
 	$(BIN)/python app.py $(FLAGS)
@@ -19,6 +19,16 @@ test-matrix: .venv/test
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# All benchmarks that this machine can run, one after another, on an idle one about half an hour; what cannot says why.
+# One that fails does not stop the others, and make fails in the end.
+LONGTAIL = $(BIN)/python -m longtail bench
+bench: .venv/app
+	@failed=; for kind in prefill decode selectors compare; do $(LONGTAIL) $$kind --device cpu --out || failed=yes; done; \
+	$(BIN)/python -m demo.latency --out || failed=yes; \
+	$(LONGTAIL) model --random llava-1.5-7b --dtype bfloat16 --device cpu --methods LongTail,TopK,Random,FastV --new 8 --repeat 3 --out || test $$? = 2 || failed=yes; \
+	$(LONGTAIL) gpu --out || test $$? = 2 || failed=yes; \
+	test -z "$$failed"
 
 .venv/app: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else "LongTail runs on Python 3.10 to 3.12, %s is %d.%d: make PYTHON=python3.12 ..." % (sys.executable, *v))'

@@ -8,21 +8,8 @@ from collections import deque
 from transformers.utils.logging import disable_progress_bar
 
 from . import __doc__ as sentence
-from . import (
-    batch,
-    bench,
-    beside,
-    estimate,
-    evaluate,
-    fullsize,
-    load,
-    make,
-    open_image,
-    parity,
-    preprocess,
-    races,
-    sweep,
-)
+from . import batch, estimate, evaluate, load, make, open_image, parity, sweep
+from .bench import commands as bench
 from .export import in_a_row, measure, write
 from .models import listing
 from .models.catalogue import KNOWN
@@ -259,20 +246,9 @@ def _add_models(commands):
 
 
 def _add_bench(commands):
-    command = commands.add_parser("bench", help="measured time")
+    command = commands.add_parser("bench", help="measured time, the arithmetic beside it")
     kinds = command.add_subparsers(dest="kind", required=True, parser_class=Parser)
-    selectors = kinds.add_parser("selectors", help="each paper's selection: ours against its released form")
-    bench.add_flags(selectors)
-    selectors.set_defaults(run=lambda arguments: bench.command("selectors", races.selectors, arguments))
-    model = kinds.add_parser("model", help="every method through the whole engine at full size, on random weights")
-    fullsize.add_flags(model)
-    model.set_defaults(run=fullsize.command)
-    together = kinds.add_parser("preview", help="several methods decoded together, against one and against all in turn")
-    beside.add_flags(together)
-    together.set_defaults(run=beside.command)
-    pixels = kinds.add_parser("preprocess", help="from a file to a prompt: ours, exact and fast, beside transformers")
-    preprocess.add_flags(pixels)
-    pixels.set_defaults(run=preprocess.command)
+    bench.add_to(kinds, _model_flags, _load)
 
 
 # ---- parity

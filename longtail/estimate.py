@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from . import preprocess, tables
+from . import tables
+from .bench import preprocess
 from .cost import CONVENTIONS, IGNORED, MODELS, SHEET, VIEWER, HardwareSpec, decode, flops, prefill, tower
 from .ops import BITS, INT4_PEAKS, REVISIONS, ModelSpec
 

@@ -9,44 +9,23 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from textwrap import wrap
 
+from . import svg as drawing
 from .results import ORACLE
+from .svg import BOTTOM, TOP, ticks
 
-WIDTH, TOP, BOTTOM, LINE = 960, 70, 410, 17
 BARRED = "LongTail", "Full"  # their intervals are drawn
 MARKS = (0, 20, 40, 60, 70, 80, 85, 90, 93, 95, 97, 98, 99, 99.5)
-STYLE = """svg{--paper:#fff;--ink:#1c2430;--soft:#66707e;--thin:#ccd1d8;--rule:#eef0f3;--accent:#b5411a}
-@media(prefers-color-scheme:dark){svg{--paper:#0d1117;--ink:#e6e9ee;--soft:#98a2b0;--thin:#3d4651;--rule:#1c232c;
---accent:#ff8a57}}
-text{font:13px system-ui,-apple-system,"Segoe UI","Liberation Sans",Arial,sans-serif;fill:var(--soft)}
-.head{font-size:15px;font-weight:600;fill:var(--ink)}
-.label{fill:var(--hue);paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
-.label.LongTail{font-weight:700}
-path{fill:none;stroke:var(--hue)}circle{fill:var(--hue);stroke:var(--paper)}.rule{stroke:var(--rule)}
-.thin{--hue:var(--thin)}.Random,.Oracle,.tick{--hue:var(--soft)}.Full,.front{--hue:var(--ink)}
-.LongTail{--hue:var(--accent)}"""
 BOLD = {"LongTail": (2.5, 4), "Full": (1.5, 4), "Random": (1.25, 2.5), ORACLE: (1.25, 2.5)}  # line, dot
 AROUND = [(dx, dy) for far in (9, 20, 34) for dx, dy in ((-far, -far), (far, far + 6), (-far, 4), (far, 4), (0, -far))]
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Accuracy over one measured quantity: where it stands on the page and what its axes span."""
+class Panel(drawing.Panel):
+    """Accuracy over one measured quantity, on a logarithmic scale of errors; marks are per cent."""
 
-    head: str
-    axis: str
-    value: str  # key of a row
-    factor: float
-    left: int
-    right: int
-    ticks: tuple[float, ...]
-    marks: tuple[float, ...]  # accuracies, per cent, marked from bottom to top
-    log: bool = False
-
-    def x(self, value: float) -> float:
-        low, high, value = (math.log2(v) if self.log else v for v in (self.ticks[0], self.ticks[-1], value))
-        return round(self.left + (self.right - self.left) * (value - low) / (high - low), 1)
+    value: str = ""  # key of a row
+    factor: float = 1
 
     def y(self, per_cent: float) -> float:
         low, high, wrong = (math.log2(100 - v) for v in (self.marks[0], self.marks[-1], min(per_cent, self.marks[-1])))
@@ -75,8 +54,8 @@ def svg(record: dict) -> str:
     marks = _between([100 * end for end in ends], MARKS)
     counted, timed = "visual tokens a decoder layer reads, mean over layers", "time to the first token, % of Full's"
     panels = (
-        Panel("What accuracy costs in tokens", counted, "tokens", 1, 48, 500, counts, marks, log=True),
-        Panel("What it costs in time", timed, "of_full", 100, 580, 936, _ticks(times), marks),
+        Panel("What accuracy costs in tokens", counted, 48, 500, counts, marks, log=True, value="tokens"),
+        Panel("What it costs in time", timed, 580, 936, ticks(times), marks, value="of_full", factor=100),
     )
     note = (
         f"Exact answers in per cent, mean over families of {rows[0]['questions']} questions on {rows[0]['scenes']} "
@@ -84,13 +63,8 @@ def svg(record: dict) -> str:
         f"the front, where nothing that costs as little is more accurate ({ORACLE}, told where objects are, left out). "
         f"Times: {'; '.join(record['timed'])}. Thin: {', '.join(name for name in methods if name not in BOLD)}."
     )
-    lines = [f'<text x="48" y="{BOTTOM + 74 + LINE * i}">{line}</text>' for i, line in enumerate(wrap(note, 128))]
-    height = BOTTOM + 74 + LINE * len(lines)
-    drawn = [f"<title>Accuracy of {len(methods)} methods by visual tokens and by time</title>\n<style>{STYLE}</style>"]
-    drawn += [f'<rect width="{WIDTH}" height="{height}" rx="6" fill="var(--paper)"/>']
-    drawn += [part for panel in panels for part in _panel(panel, methods)]
-    box = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img"'
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {box}>', *drawn, *lines, "</svg>\n"])
+    parts = [part for panel in panels for part in _panel(panel, methods)]
+    return drawing.page(f"Accuracy of {len(methods)} methods by visual tokens and by time", parts, note)
 
 
 def _between(values: list[float], marks: tuple[float, ...]) -> tuple[float, ...]:
@@ -100,14 +74,6 @@ def _between(values: list[float], marks: tuple[float, ...]) -> tuple[float, ...]
     return tuple(mark for mark in marks if low <= mark <= high)
 
 
-def _ticks(values: list[float]) -> tuple[float, ...]:
-    """Round numbers, at most seven, around the values."""
-    span = max(values) - min(values) or 1
-    step = next(s for power in range(-6, 9) for s in (10**power, 2 * 10**power, 5 * 10**power) if span / s <= 5)
-    first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
-    return tuple(i * step for i in range(first, max(last, first + 1) + 1))
-
-
 def _panel(panel: Panel, methods: dict[str, list[dict]]) -> list[str]:
     spots = {name: panel.spots(rows) for name, rows in methods.items()}
     front = _front(panel, {name: rows for name, rows in methods.items() if name != ORACLE})
@@ -115,7 +81,7 @@ def _panel(panel: Panel, methods: dict[str, list[dict]]) -> list[str]:
     lines = {name: _line(panel, name, methods[name], spots[name]) for name in methods}
     steps = " L".join(f"{x} {y}" for _, x, y in front)
     dots = "".join(f'<circle cx="{x}" cy="{y}" r="3.5"/>' for name, x, y in front if name not in BOLD)
-    parts = [*_axes(panel), *(lines[name] for name in methods if name not in BOLD)]
+    parts = [*panel.axes(), *(lines[name] for name in methods if name not in BOLD)]
     parts.append(f'<g class="front"><path d="M{steps}" stroke-dasharray="1 4" stroke-linecap="round"/>{dots}</g>')
     parts += [lines[name] for name in sorted(bold, key=lambda name: name == "LongTail")]  # the last lies on top
     anchors = {name: spots[name] for name in bold}
@@ -135,20 +101,6 @@ def _front(panel: Panel, methods: dict[str, list[dict]]) -> list[tuple[str, floa
             best = row["mean"]
             front.append((row["method"], *panel.spots([row])[0]))
     return front
-
-
-def _axes(panel: Panel) -> list[str]:
-    parts = [f'<text class="head" x="{panel.left}" y="30">{panel.head}</text>']
-    parts += [f'<text x="{panel.left}" y="{BOTTOM + 42}">{panel.axis}</text>']
-    for value in panel.marks:
-        y = panel.y(value)
-        parts.append(f'<path class="rule" d="M{panel.left} {y}H{panel.right}"/>')
-        parts.append(f'<text x="{panel.left - 8}" y="{y + 4}" text-anchor="end">{value}</text>')
-    for value in panel.ticks:
-        x = panel.x(value)
-        parts.append(f'<path class="tick" d="M{x} {BOTTOM + 4}v5"/>')
-        parts.append(f'<text x="{x}" y="{BOTTOM + 23}" text-anchor="middle">{value:.4g}</text>')
-    return parts
 
 
 def _line(panel: Panel, name: str, rows: list[dict], spots: list[tuple[float, float]]) -> str:

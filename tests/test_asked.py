@@ -5,7 +5,7 @@ import torch
 
 import longtail
 from longtail import clock
-from longtail.fullsize import BLANK
+from longtail.bench.model import BLANK
 from longtail.models import drawn, miniatures
 from longtail.models.asked import Asked, Once
 from longtail.models.clip import ClipText

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import longtail
-from longtail import REDUCERS, Reducer, beside
+from longtail import REDUCERS, Reducer
+from longtail.bench import beside
 from longtail.__main__ import main
 from longtail.batch import Together
 from longtail.clock import Seconds

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from longtail import bench, races
 from longtail.__main__ import main
+from longtail.bench import counted, protocol, race, selectors
 
 SMALL = ("--patches", "36", "--width", "64", "--repeat", "1")
 METHODS = [
+    "LongTail stage 1",
     *("PruMerge", "PruMergePlus", "Recoverable", "FastV rank", "H2O step", "H2O step, attending"),
     *("DivPrune selection", "VisionZip", "ToMe"),
 ]
-GOALS = [10, 20, 5, 8, 4.5, None, 4, 3, 1.3]
+GOALS = [None, 10, 20, 5, 8, 4.5, None, 4, 3, 1.3]
 
 
 def run(capsys, *argv):
@@ -27,10 +28,10 @@ def run(capsys, *argv):
 @pytest.mark.parametrize("patches, width, seed", [(36, 64, 0), (36, 64, 5), (49, 32, 1), (144, 64, 2)])
 @torch.inference_mode()
 def test_both_forms_hand_over_the_same(patches, width, seed):
-    found = races.selectors(bench.Conditions(patches=patches, width=width, seed=seed))
-    assert [race.method for race in found] == METHODS
-    for race in found:
-        bench.check(race)
+    found = selectors.selectors(race.Conditions(patches=patches, width=width, seed=seed))
+    assert [each.method for each in found] == METHODS
+    for each in found:
+        race.check(each)
 
 
 def test_the_table_and_the_last_line(capsys, tmp_path):
@@ -56,21 +57,33 @@ def test_the_table_and_the_last_line(capsys, tmp_path):
 
 def test_json_alone(capsys):
     status, out, _ = run(capsys, "selectors", *SMALL, "--json")
-    assert status == 0 and len(json.loads(out)["rows"]) == len(METHODS)
+    record = json.loads(out)
+    assert status == 0 and len(record["rows"]) == len(METHODS)
+    (own,) = record["goals"]
+    assert (own["what"], own["most"], own["aim"]) == ("LongTail stage 1: ms", 0.2, "<= 0.2 ms")
+    assert own["measured"] == record["rows"][0]["ours_ms"] and own["met"] == (own["measured"] <= 0.2)
+
+
+def test_on_a_gpu_our_selector_has_two_goals_more():
+    most = {"ms": 0.15, "kernels": 20, "synchronisations": 1}
+    own = race.Race("A", None, "", "", None, None, most=most)
+    line = {"ours_ms": 0.1, "kernels": 21, "synchronisations": 1}
+    assert [goal.met for goal in race.aims_of(own, line)] == [True, False, True]
+    assert counted.count(lambda: 1 / 0, "cpu") == {}, "nothing is counted on a CPU"
 
 
 def test_a_benchmark_of_wrong_results_prints_nothing(capsys, monkeypatch):
-    selectors = races.selectors
+    right_ones = selectors.selectors
 
     def wrong(conditions):
-        *right, last = selectors(conditions)
+        *right, last = right_ones(conditions)
         return [*right, replace(last, ours=lambda: last.ours() * 1.01)]
 
     def never(*_):
         raise AssertionError("nothing is timed")
 
-    monkeypatch.setattr(races, "selectors", wrong)
-    monkeypatch.setattr(bench, "timed", never)
+    monkeypatch.setattr(selectors, "selectors", wrong)
+    monkeypatch.setattr(protocol, "timed", never)
     with pytest.raises(SystemExit, match="ToMe: ours and the published form do not hand over the same"):
         main(["bench", "selectors", *SMALL])
     assert capsys.readouterr().out == ""
@@ -80,45 +93,44 @@ def test_a_benchmark_of_wrong_results_prints_nothing(capsys, monkeypatch):
     "plain, ours", [([1.0], [1.0, 1.0]), ([1.0, 2.0], [2.0, 1.0]), ([1], [2]), ([float("nan")], [float("nan")])]
 )
 def test_what_counts_as_the_same(plain, ours):
-    race = bench.Race("A", 1, "", "", lambda: torch.tensor(plain), lambda: torch.tensor(ours))
-    with pytest.raises(bench.Disagreement):
-        bench.check(race)
+    pair = race.Race("A", 1, "", "", lambda: torch.tensor(plain), lambda: torch.tensor(ours))
+    with pytest.raises(race.Disagreement):
+        race.check(pair)
 
 
 def test_a_race_of_steps_agrees_at_every_one():
     seen = iter([1, 1, 2])
-    race = bench.Race("A", 1, "", "", lambda: torch.tensor([1]), lambda: torch.tensor([next(seen)]))
-    bench.check(replace(race, checks=2))
-    with pytest.raises(bench.Disagreement):
-        bench.check(race)
+    pair = race.Race("A", 1, "", "", lambda: torch.tensor([1]), lambda: torch.tensor([next(seen)]))
+    race.check(replace(pair, checks=2))
+    with pytest.raises(race.Disagreement):
+        race.check(pair)
 
 
 def test_an_outcome_is_looked_at_in_the_end():
     calls = []
-    race = bench.Race("A", 1, "", "", lambda: calls.append(1), lambda: calls.append(2), checks=3)
+    pair = race.Race("A", 1, "", "", lambda: calls.append(1), lambda: calls.append(2), checks=3)
     count = lambda: torch.tensor(len(calls))  # noqa: E731
-    bench.check(replace(race, outcomes=(count, lambda: torch.tensor(6))))
+    race.check(replace(pair, outcomes=(count, lambda: torch.tensor(6))))
     assert calls == [1, 2] * 3
-    with pytest.raises(bench.Disagreement):
-        bench.check(replace(race, outcomes=(count, lambda: torch.tensor(6))))
+    with pytest.raises(race.Disagreement):
+        race.check(replace(pair, outcomes=(count, lambda: torch.tensor(6))))
 
 
-def test_every_form_runs_once_a_repetition_in_rotated_order(monkeypatch):
-    monkeypatch.setattr(bench, "LEAST", 1e-9)
+def test_every_form_runs_once_a_repetition_in_rotated_order():
     ran = []
     forms = [lambda i=i: ran.append(i) for i in range(4)]
-    seconds = bench.timed(forms, bench.Conditions(repeat=4))
+    seconds = protocol.timed(forms, "cpu", 4, group=2, least=1e-9)
     assert seconds.shape == (4, 4) and (seconds > 0).all()
-    rounds = np.reshape(ran[4 * bench.WARM_UPS :], (4, 4)).tolist()
+    rounds = np.reshape(ran[4 * protocol.WARM_UPS :], (4, 4)).tolist()
     assert rounds == [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1], [1, 0, 3, 2]]
 
 
 def test_ratios_are_paired():
-    race = bench.Race("A", 2.5, "", "", None, None)
-    row = bench.row(race, np.array([2.0, 4.0, 9.0]), np.array([1.0, 2.0, 3.0]))
+    pair = race.Race("A", 2.5, "", "", None, None)
+    row = race.row(pair, np.array([2.0, 4.0, 9.0]), np.array([1.0, 2.0, 3.0]))
     assert (row["ratio"], row["published_ms"], row["ours_ms"], row["published_best_ms"]) == (2, 4000, 2000, 2000)
     assert row["ratio_95"] == [2, 3] and row["met"] is False
-    assert bench.row(replace(race, goal=None), np.ones(3), np.ones(3))["met"] is None
+    assert race.row(replace(pair, goal=None), np.ones(3), np.ones(3))["met"] is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +141,7 @@ def test_ratios_are_paired():
         (("--width", "100"), "--width must be a multiple of 16, got 100"),
         (("--threads", "0"), "--threads must be at least 1, got 0"),
         (("--device", "tpu"), "--device must be cpu, cuda or cuda:N, got 'tpu'"),
-        (("--out", "bench.csv"), "--out takes a .json file, got 'bench.csv'"),
+        (("--out", "bench.csv"), "--out takes a .json file or a folder, got 'bench.csv'"),
     ],
 )
 def test_a_bad_flag_is_one_sentence(capsys, flags, sentence):

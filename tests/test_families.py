@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import longtail
-from longtail import fullsize, parity
+from longtail import parity
 from longtail.__main__ import main
+from longtail.bench import model as fullsize
 from longtail.generate import Answer
 from longtail.models import drawn, memory, miniatures
 from longtail.models.catalogue import weights
@@ -299,7 +300,7 @@ def test_a_drawn_prompt_is_one_the_engine_takes():
         (("--time-limit", "0"), "--time-limit takes seconds above 0"),
         (("--device", "tpu"), "--device must be cpu, cuda or cuda:N, got 'tpu'"),
         (("--dtype", "int3"), "dtype must be one of auto, float32"),
-        (("--out", "bench.csv"), "--out takes a .json file, got 'bench.csv'"),
+        (("--out", "bench.csv"), "--out takes a .json file or a folder, got 'bench.csv'"),
     ],
 )
 def test_bench_model_refuses_in_a_sentence(capsys, flags, sentence):

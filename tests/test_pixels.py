@@ -10,7 +10,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 import longtail
-from longtail import open_image, preprocess
+from longtail import open_image
+from longtail.bench import preprocess
 from longtail.__main__ import main
 from longtail.image import Picture, open_picture
 from longtail.models import miniatures

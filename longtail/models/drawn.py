@@ -14,6 +14,7 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
+    DynamicCache,
     PreTrainedConfig,
 )
 
@@ -66,6 +67,14 @@ class Drawn:
         """The one that was drawn, nothing of its text read yet."""
         return replace(self.drawn, question=self.drawn.question.anew(), preamble=self.drawn.preamble.anew())
 
+    def read_together(self, states: Tensor) -> Tensor:
+        """Logits [B, V] after the last positions of prompts [B, T, D] of one length, read as one batch."""
+        cache, positions = DynamicCache(), torch.arange(states.shape[1], device=states.device)
+        rotary = self.llava.rotary(states[0], positions)
+        for layer in self.llava.decoder_layers:
+            states = layer(states, attention_mask=None, past_key_values=cache, position_embeddings=rotary)
+        return self.llava.model.lm_head(self.llava.language_model.norm(states[:, -1]))
+
     def decode_text(self, ids: list[int]) -> str:
         """The ids themselves: there is no tokenizer."""
         return " ".join(map(str, ids))
@@ -88,6 +97,33 @@ def drawn(
     clip = miniatures.clip_config() if name.startswith(("tiny-", "medium")) else VIT_L_TEXT()
     llava.clip = _clip(llava, clip, text - text // 2, seed)
     return Drawn(llava, _prompt(llava, text, size or (2 * config.vision_config.image_size,) * 2, seed))
+
+
+def stack(name: str, precision: Precision, device: str, layers: int | None, text: int = 60, seed: int = 0) -> Drawn:
+    """The language model of the architecture `name` alone, under a prompt of so many text tokens: all of its decoder
+    layers, or the first few and the same share of its vocabulary, so that all times and bytes are that share.
+
+    Tower and CLIP are there to be asked for shapes, two layers and none. Raises ValueError as `drawn`, and for a number
+    of layers that the architecture does not have.
+    """
+    if name not in CONFIGS:
+        raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(CONFIGS)}")
+    config = _sliced(CONFIGS[name](), layers)
+    memory.refuse(name, config, precision, device, weights(config, precision))
+    model = untrained(config, precision, device, seed)
+    llava = FAMILIES[config.model_type](model, None, name, "", precision.quantization)
+    return Drawn(llava, _prompt(llava, text, (config.vision_config.image_size,) * 2, seed))
+
+
+def _sliced(config: PreTrainedConfig, layers: int | None) -> PreTrainedConfig:
+    text, config.vision_config.num_hidden_layers = config.get_text_config(), 2
+    depth = text.num_hidden_layers
+    layers = depth if layers is None else layers
+    if not 1 <= layers <= depth:
+        raise ValueError(f"the language model has {depth} decoder layers, got {layers}: choose from 1 to {depth}")
+    text.vocab_size, text.num_hidden_layers = text.vocab_size * layers // depth, layers
+    text.pad_token_id = 0  # the model's own may lie beyond
+    return config
 
 
 def untrained(config: PreTrainedConfig, precision: Precision, device: str, seed: int = 0) -> nn.Module:

@@ -1,7 +1,5 @@
 """Every method through the whole engine at full size, on random weights: the command `bench model`."""
 
-import json
-import os
 import re
 import statistics
 from collections.abc import Iterator
@@ -9,16 +7,19 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-import transformers
 from PIL import Image
 
-from .bench import device_of
-from .export import TIMES, device_name
-from .generate import answer
-from .models.drawn import CONFIGS, Drawn, drawn
-from .models.loading import gib
-from .models.precision import DTYPES, QUANTIZATIONS, choose, held
-from .reducer import REDUCERS, Reducer, parse
+from ..export import TIMES
+from ..generate import answer
+from ..models.drawn import CONFIGS, Drawn, drawn
+from ..models.loading import gib
+from ..models.precision import DTYPES, QUANTIZATIONS, choose, held
+from ..reducer import REDUCERS, Reducer, parse
+from . import floors, protocol
+from .bounds import Bounds
+from .record import add_flags as output_flags
+from .record import checked, deliver, device_of, machine, write
+from .record import conditions as machine_conditions
 
 BLANK = Image.new("RGB", (1, 1))  # what the engine is given in place of an image: the prompt is drawn
 SENTENCE = "The weights are random: times and memory mean something, words and what a method chose to keep do not."
@@ -47,6 +48,7 @@ class Plan:
     time_limit: float | None = None
     threads: int = 0
     seed: int = 0
+    eager: bool = False
 
     def __post_init__(self):
         for name, least in (("text", 2), ("new", 1), ("repeat", 1), ("warm_up", 0), ("threads", 0), ("seed", 0)):
@@ -113,7 +115,7 @@ def once(llava: Drawn, reducer: Reducer, plan: Plan) -> dict:
     """One answer: counts, seconds, peak memory; or the reason why there is none."""
     _forget_peak(llava.device)
     try:
-        said = answer(llava, BLANK, "?", reducer, max_new_tokens=plan.new, time_limit=plan.time_limit)
+        said = answer(llava, BLANK, "?", reducer, max_new_tokens=plan.new, time_limit=plan.time_limit, eager=plan.eager)
     except (ValueError, torch.OutOfMemoryError) as error:
         reason = " ".join(str(error).split())
         torch.cuda.empty_cache()  # nothing where there is no GPU
@@ -191,10 +193,7 @@ class Board:
         if not self.silent:
             label = f"{turn} of {self.plan.repeat}" if turn > 0 else "warm-up"
             print(_line(label, row(name, {turn: found}, self.runs.get("Full", {}))), flush=True)
-        if self.out:
-            part = Path(f"{self.out}.part")
-            part.write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
-            part.replace(self.out)
+        write(self.record(), self.out)
 
     def record(self) -> dict:
         """Plain JSON values."""
@@ -204,15 +203,16 @@ class Board:
 
 
 def conditions(llava: Drawn, plan: Plan) -> dict:
-    """What the numbers depend on, as plain JSON values; `load`: what ran beside, mean of a minute."""
+    """What the numbers depend on, as plain JSON values."""
     return {
+        **machine_conditions(str(llava.device)),
         **{"model": llava.name, "dtype": str(llava.dtype).removeprefix("torch."), "quantization": llava.quantization},
-        **{"weights_bytes": held(llava.model), "device": str(llava.device), "device_name": device_name(llava.device)},
-        **{"threads": torch.get_num_threads(), "processors": os.cpu_count()},
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        **{"torch": torch.__version__, "transformers": transformers.__version__},
+        **{"weights_bytes": held(llava.model)},
         **{"patches": sum(llava.drawn.layout.sizes), "views": len(llava.drawn.layout.sizes)},
-        **{name: getattr(plan, name) for name in ("budget", "text", "new", "repeat", "warm_up", "time_limit", "seed")},
+        **{
+            name: getattr(plan, name)
+            for name in ("budget", "text", "new", "repeat", "warm_up", "time_limit", "seed", "eager")
+        },
     }
 
 
@@ -220,12 +220,11 @@ def in_words(c: dict) -> str:
     """Conditions as a paragraph."""
     quantized = "" if c["quantization"] == "none" else f", decoder layers in {c['quantization']}"
     return (
-        f"{c['model']}, {c['dtype']}{quantized}, {gib(c['weights_bytes'])} GiB of weights; {c['device_name']} "
-        f"({c['device']}), {c['threads']} threads, load {c['load']} on {c['processors']} processors, torch "
-        f"{c['torch']}, transformers {c['transformers']}; {c['patches']} patches in {c['views']} views, {c['text']} "
-        f"text tokens, {c['new']} new ones, seed {c['seed']}; medians of {c['repeat']} rounds in turning order after "
-        f"{c['warm_up']} of warm-up; of Full: time to the first token over Full's of the same round; later: each token "
-        "behind the first; peak: of all memory, weights included; prompts are drawn, so nothing is preprocessed"
+        f"{machine(c)}; {c['model']}{quantized}, {gib(c['weights_bytes'])} GiB of weights; {c['patches']} patches in "
+        f"{c['views']} views, {c['text']} text tokens, {c['new']} new ones, seed {c['seed']}; medians of {c['repeat']} "
+        f"rounds in turning order after {c['warm_up']} of warm-up; of Full: time to the first token over Full's of the "
+        "same round; later: each token behind the first; peak: of all memory, weights included; prompts are drawn, so "
+        "nothing is preprocessed"
     )
 
 
@@ -266,30 +265,27 @@ def add_flags(command):
     command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
     command.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
     command.add_argument("--seed", type=int, default=0, help="of weights, ids and pixels (%(default)s)")
-    command.add_argument("--out", help="write the record to this .json file, after every answer")
-    command.add_argument("--json", action="store_true", help="print JSON alone, without the table")
+    command.add_argument("--eager", action="store_true", help="never replay a captured CUDA graph")
+    output_flags(command)
 
 
 def command(arguments):
-    """`bench model`: a line as soon as it is measured, the medians, and on the last line the record as JSON."""
-    if arguments.out and Path(arguments.out).suffix != ".json":
-        raise ValueError(f"--out takes a .json file, got {arguments.out!r}")
+    """`bench model`: a line as soon as it is measured, the medians and their floors, and on the last line the record as
+    JSON; the file is rewritten after every answer. Ends with status 1 where a time is below its floor."""
+    checked(arguments.out)
     plan = Plan(**{item.name: getattr(arguments, item.name) for item in fields(Plan)})
     plan.reducers()  # refused before anything is built
     size, where = plan.size(), device_of(plan.device)
-    precision, before = choose(plan.dtype, plan.quantization, where), torch.get_num_threads()
-    torch.set_num_threads(plan.threads or before)
-    try:
-        llava = drawn(plan.random, precision, where, plan.text, size, plan.seed)
+    precision = choose(plan.dtype, plan.quantization, where)
+    with protocol.threads(plan.threads):
+        llava, peaks = drawn(plan.random, precision, where, plan.text, size, plan.seed), floors.peaks(where)
         board = Board(conditions(llava, plan), plan, arguments.out, arguments.json)
         if not board.silent:
             print(_cells([*COLUMNS]), flush=True)
         for turn, name, found in rounds(llava, plan):
             board.take(turn, name, found)
-    finally:
-        torch.set_num_threads(before)
-    record = board.record()
-    if not board.silent:
-        medians = [_line("medians", row) for row in record["rows"]]
-        print("\n".join(["", _cells([*COLUMNS]), *medians, "", SENTENCE, in_words(board.conditions), ""]))
-    print(json.dumps(record))
+        bounds = Bounds(llava, peaks.best(floors.peaks(where)))
+    record = bounds.beside(board.record())
+    medians = [_line("medians", row) for row in record["rows"]]
+    said = ["", _cells([*COLUMNS]), *medians, "", bounds.words(record), "", SENTENCE, in_words(board.conditions)]
+    deliver(record, "\n".join(said), arguments)

@@ -15,14 +15,14 @@ import torch
 import transformers
 from PIL import Image
 
-from .generate import answer
-from .image import open_image
-from .models import FAMILIES, load, miniatures
-from .models.llava import Llava
-from .models.pixels import KINDS, Stock
-from .tiny.examine import FINAL_SEED
-from .tiny.questions import SHORT
-from .tiny.scenes import questions, scene, score
+from ..generate import answer
+from ..image import open_image
+from ..models import FAMILIES, load, miniatures
+from ..models.llava import Llava
+from ..models.pixels import KINDS, Stock
+from ..tiny.examine import FINAL_SEED
+from ..tiny.questions import SHORT
+from ..tiny.scenes import questions, scene, score
 
 GOAL, MEGAPIXEL = 3.0, (0.9e6, 1.1e6)  # milliseconds from the bytes of a JPEG to a prompt, for so many pixels
 SIDE, PATCH, QUALITY = 336, 14, 90  # of a view and a patch, as in LLaVA; of the JPEG

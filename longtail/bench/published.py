@@ -12,6 +12,15 @@ from torch.nn import functional
 NEIGHBOURS = 32
 
 
+def longtail(query: Tensor, key: Tensor, features: Tensor, alpha: float) -> Tensor:
+    """Tokens [m, D] of the main paper's stage 1, whose code was never released: the whole map, its knee in a loop."""
+    similarity, order = _cls_attention(query, key).sort(descending=True, stable=True)
+    d, n = similarity.tolist(), len(similarity)
+    height = [(n - i) * (d[0] - d[i - 1]) / (d[0] - d[-1]) for i in range(1, n)]
+    count = max(int(alpha * (n - 1 - height.index(max(height)))), 1)
+    return features[order[:count].sort().values]
+
+
 def prumerge(query: Tensor, key: Tensor, features: Tensor) -> Tensor:
     """Tokens [m+1, D] of PruMerge from queries and keys [1+N, D] and features [N, D]: the whole map for its CLS row."""
     attention = _cls_attention(query, key)

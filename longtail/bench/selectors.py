@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..cache import HeadLedger, Ledger, SlotLayer
+from ..reducers.divprune import farthest
+from ..reducers.fastv import rank
+from ..reducers.h2o import H2O
+from ..reducers.longtail import LongTail
+from ..reducers.prumerge import PruMerge
+from ..reducers.prumergeplus import PruMergePlus
+from ..reducers.recoverable import PROJECTION, Recoverable
+from ..reducers.tome import ToMe
+from ..reducers.visionzip import VisionZip
+from ..similarity import cosines, top
+from ..tokens import CacheView, TowerView
 from . import published
-from .bench import HEADS, Conditions, Race
-from .cache import HeadLedger, Ledger, SlotLayer
-from .reducers.divprune import farthest
-from .reducers.fastv import rank
-from .reducers.h2o import H2O
-from .reducers.prumerge import PruMerge
-from .reducers.prumergeplus import PruMergePlus
-from .reducers.recoverable import PROJECTION, Recoverable
-from .reducers.tome import ToMe
-from .reducers.visionzip import VisionZip
-from .similarity import above_fence, cosines, top
-from .tokens import CacheView, Question, TowerLayer, TowerView, VisualTokens
+from .race import HEADS, Conditions, Race
+from .synthetic import Inputs
 
 LLM_HEADS, HEAD_WIDTH, TEXT = 32, 128, 60  # of the language model; text tokens of a prompt
 TOWER = "queries, keys and features of the tower"
@@ -29,10 +31,12 @@ STEPS = 150  # decoded tokens over which the two caches must agree
 
 def selectors(conditions: Conditions) -> list[Race]:
     """`bench selectors`: every selection whose released code has a plain form."""
-    inputs = Inputs(conditions)
+    c = conditions
+    inputs = Inputs(c.patches, c.width, c.seed, c.device, torch.float32, HEADS)
     return [
         race(inputs)
         for race in (
+            _longtail,
             _prumerge,
             _prumerge_plus,
             _recoverable,
@@ -46,33 +50,16 @@ def selectors(conditions: Conditions) -> list[Race]:
     ]
 
 
-class Inputs:
-    """Seeded tensors of one image: log-normal CLS attention with outliers, features in clusters."""
+def _longtail(inputs: Inputs) -> Race:
+    visual, reducer = inputs.visual(), LongTail()
 
-    def __init__(self, conditions: Conditions):
-        self.n, self.device = conditions.patches, conditions.device
-        self.generator = torch.Generator().manual_seed(conditions.seed)
-        self.outliers, width = 0, conditions.width
-        while not 0 < self.outliers <= self.n // 3:  # outside of it PruMerge+'s code stops with an error
-            self.query, self.key = self.draw(1 + self.n, width), self.draw(1 + self.n, width)
-            self.layer = TowerLayer(self.key, self.query[:1], self.key, HEADS)
-            self.outliers = above_fence(self.layer.similarity("attention"))
-        kind = torch.randint(12, (1 + self.n,), generator=self.generator).to(self.device)
-        self.hidden = self.draw(12, width)[kind] + self.draw(1 + self.n, width) / 2
+    def plain():
+        return published.longtail(inputs.query, inputs.key, visual.features, reducer.alpha)
 
-    def draw(self, *shape: int) -> Tensor:
-        """Standard normal values."""
-        return torch.randn(*shape, generator=self.generator).to(self.device)
-
-    def share(self, of_576: int) -> int:
-        """The same share of the patches as this count of 576 is, at least 2."""
-        return max(of_576 * self.n // 576, 2)
-
-    def visual(self, cosine: Tensor | None = None) -> VisualTokens:
-        """What a reducer sees; `cosine`: of the text and each patch."""
-        text = Question(torch.zeros(0), torch.zeros(0), lambda visual: cosine)
-        layers = dict.fromkeys((22, 23, 24), self.layer)
-        return VisualTokens(self.hidden[1:], self.hidden[0], (1, self.n), layers, question=text, preamble=text)
+    given = f"{TOWER}; ours: one row of weights; plain, for nothing was released: the whole map, the knee in a loop"
+    most = {"ms": 0.2} if inputs.device == "cpu" else {"ms": 0.15, "kernels": 20, "synchronisations": 1}
+    ours = lambda: reducer.reduce(visual).features  # noqa: E731
+    return Race("LongTail stage 1", None, given, _tokens(plain), plain, ours, most=most)
 
 
 def _prumerge(inputs: Inputs) -> Race:
