@@ -48,7 +48,7 @@ def open_picture(
     if isinstance(source, Picture):
         return source
     if isinstance(source, Image.Image):
-        return _upright(source, "the image", None)
+        return _upright(source, "the image")
     name = "the image" if isinstance(source, bytes) else Path(source).name
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise BadImage(f"there is no image file at {source}: give the path of a {_either()} file")
@@ -59,10 +59,13 @@ def open_picture(
     except Exception as error:
         raise BadImage(f"{name} is not a readable {_either()} file: save it as one of these and try again") from error
     with image:
-        return _upright(image, name, enough)
+        return _upright(image, name, ours=True, enough=enough)
 
 
-def _upright(image: Image.Image, name: str, enough: Callable[[Size], Size] | None) -> Picture:
+def _upright(
+    image: Image.Image, name: str, ours: bool = False, enough: Callable[[Size], Size] | None = None
+) -> Picture:
+    """The picture of an image, which is turned where it stands if it is `ours`, else copied."""
     size = image.size
     if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise BadImage(f"{name} is {image.width} x {image.height}, too large: {LIMITS}")
@@ -71,7 +74,8 @@ def _upright(image: Image.Image, name: str, enough: Callable[[Size], Size] | Non
         if enough:
             image.draft(None, enough(size[::turn])[::turn])  # of a JPEG; other formats know no such thing
         image.load()  # the first frame
-        return Picture(_on_white(ImageOps.exif_transpose(image)), size[::turn])
+        upright = ImageOps.exif_transpose(image, in_place=ours) or image
+        return Picture(_on_white(upright), size[::turn])
     except Exception as error:
         raise BadImage(f"{name} is damaged or cut short ({error}): save it again and try once more") from error
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 import longtail
 from longtail import REDUCERS, Reducer
-from longtail.bench import beside
 from longtail.__main__ import main
 from longtail.batch import Together
+from longtail.bench import beside
 from longtail.clock import Seconds
 from longtail.evaluate import evaluate, grid
 from longtail.examine import Log

@@ -113,7 +113,7 @@ def test_captured_forms_read_as_launched_ones_do(taped):
     for _ in range(3):  # launched, captured, replayed
         assert torch.allclose(captured.run(), one.run(), atol=1e-4)
     assert (
-        not graph.prompts(taped).refused and sum(made is not None for made in graph.prompts(taped).kept.values()) == 1
+        not graph.Graphs.of(taped).prompts.refused and sum(made is not None for made in graph.Graphs.of(taped).prompts.kept.values()) == 1
     )
 
 

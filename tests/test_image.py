@@ -109,3 +109,22 @@ def test_flipped_bytes_never_raise_anything_else(seed, picture):
         assert open_image(bytes(data)).mode == "RGB"
     except BadImage as refusal:
         assert len(str(refusal)) > 20
+
+
+def test_a_pil_image_is_left_as_it_was(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    given = Image.open(io.BytesIO(encoded(picture, "PNG", exif=exif)))
+    before = np.asarray(given).copy()
+    turned = open_image(given)
+    assert turned.size == given.size[::-1] == picture.size[::-1] and np.array_equal(np.asarray(given), before)
+    plain = open_image(picture)
+    plain.paste((0, 0, 0), (0, 0, 9, 9))
+    assert picture.getpixel((0, 0)) != (0, 0, 0) and open_image(turned).size == turned.size
+
+
+def test_what_was_decoded_outlives_its_file(picture, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(picture, "JPEG"))
+    image = open_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").unlink()
+    assert image.copy().resize((5, 5)).getpixel((2, 2)) and image.tobytes() == open_image(image).tobytes()

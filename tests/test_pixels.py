@@ -11,8 +11,8 @@ from transformers import CLIPImageProcessorPil
 
 import longtail
 from longtail import open_image
-from longtail.bench import preprocess
 from longtail.__main__ import main
+from longtail.bench import preprocess
 from longtail.image import Picture, open_picture
 from longtail.models import miniatures
 from longtail.models.pixels import Exact, Fast, Stock, make

@@ -19,7 +19,6 @@ from PIL import Image
 
 from .. import load
 from ..batch import preview
-from .record import device_of
 from ..export import device_name
 from ..generate import answer
 from ..models.drawn import CONFIGS, drawn
@@ -27,6 +26,7 @@ from ..models.precision import DTYPES, choose
 from ..reducer import Reducer, parse
 from ..tiny.examine import FINAL_SEED
 from ..tiny.scenes import scene
+from .record import device_of
 
 BLANK = Image.new("RGB", (1, 1))  # what the engine is given where the prompt is drawn
 GOALS = {"cpu": 2.5, "cuda": 1.6}  # times of one answer that four methods may take together

@@ -12,9 +12,9 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
+    DynamicCache,
     LlamaConfig,
     LlavaConfig,
-    DynamicCache,
     PreTrainedConfig,
 )
 
