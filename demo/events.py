@@ -57,7 +57,7 @@ def by_hand(page: Page, values, marked: list[int]) -> dict:
     """The patches chosen by hand as a column of their own: the one that has them already, a free one, or the last."""
     lanes = _lanes(values)
     have = next((i for i, on in enumerate(lanes.shown) if on and lanes.methods[i] == "Manual"), None)
-    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have))
+    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have), lanes)
 
 
 def opened(page: Page, chosen: dict | None) -> dict:
@@ -147,20 +147,20 @@ def _change(page: Page, name: str, told: SimpleQueue):
 def added(page: Page, *values) -> dict:
     """One more column."""
     lanes = _lanes(values)
-    return page.set(lanes.having(lanes.methods[lanes.shown.index(False)]))
+    return page.set(lanes.having(lanes.methods[lanes.shown.index(False)]), lanes)
 
 
 def removed(page: Page, at: int, *values) -> dict:
     """One column less."""
     lanes = _lanes(values)
-    return page.set(Lanes([on and i != at for i, on in enumerate(lanes.shown)], lanes.methods, lanes.settings))
+    return page.set(Lanes([on and i != at for i, on in enumerate(lanes.shown)], lanes.methods, lanes.settings), lanes)
 
 
 def unpruned(page: Page, *values) -> dict:
     """A column of Full, unless there is one."""
     lanes = _lanes(values)
     there = any(on and method == "Full" for on, method in zip(lanes.shown, lanes.methods, strict=True))
-    return page.set(lanes if there else lanes.having("Full"))
+    return page.set(lanes if there else lanes.having("Full"), lanes)
 
 
 def preset(page: Page, key: str) -> dict:

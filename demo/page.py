@@ -57,17 +57,33 @@ def build(
         result = gr.State(None, time_to_live=3600)
         top, below = (status, model, tabs, asking), (bar, columns, overlaps, swept, shown, result)
         page = Page(host, time_limit, scenes, runs, *top, *below)
+        opened = [compare_tab, sweep_tab, results_tab, about_tab]
+        _wire_link(page, blocks, opened)  # the first: the listeners to an event wait for each other
         asked = _wire_runs(page)
         _wire_inputs(page, picks, asked)
         _wire_columns(page)
         _wire_files(page, cards, asked)
-        _wire_link(page, blocks, [compare_tab, sweep_tab, results_tab, about_tab])
         _wire_model(page, asked)
         api.endpoints(host, time_limit)
     return blocks
 
 
 # ---- the wires
+
+
+def _wire_link(page: Page, blocks: gr.Blocks, tabs: list[gr.Tab]):
+    """What the page holds is written into its address; an address is followed when the page is opened."""
+    held = page.held()
+    write = link.writer({name: field.value for name, field in page.fields().items()})
+    gr.on([part.change for part in held], None, held, None, js=write, **QUICK)
+    for tab in tabs:
+        tab.select(None, js=link.OPENED.format(tab.id), **QUICK)
+
+    def follow(request: gr.Request):
+        return events.follow(page, request.query_params.multi_items())
+
+    followed = blocks.load(follow, None, page.everything(), **QUICK)
+    followed.then(None, js=link.FOLLOWED, **QUICK)
 
 
 def _wire_runs(page: Page) -> list:
@@ -120,9 +136,9 @@ def _wire_columns(page: Page):
         button.click(partial(events.preset, page, key), None, [*setting, bar.budget], **QUICK)
     for column in page.columns:
         column.remove.click(partial(events.removed, page, column.index), lanes, setting, **QUICK)
-        changes = [column.settings.change, column.method.change]
         inputs = [column.method, column.settings, page.result]
-        gr.on(changes, partial(events.readings, column.index), inputs, column.parts["readings"], **QUICK)
+        for change in (column.settings.change, column.method.change):  # each its own: deferred, Gradio repeats an event
+            change(partial(events.readings, column.index), inputs, column.parts["readings"], **QUICK)
 
 
 def _wire_files(page: Page, cards: gr.HTML, runs: list):
@@ -142,21 +158,6 @@ def _wire_files(page: Page, cards: gr.HTML, runs: list):
     cards.pick(pick, None, page.everything(), cancels=runs, **QUICK)
     recount, outputs = partial(events.recounted, page), page.outputs()
     gr.on([part.input for part in sheet], recount, [*sheet, page.result], outputs, **QUICK)
-
-
-def _wire_link(page: Page, blocks: gr.Blocks, tabs: list[gr.Tab]):
-    """What the page holds is written into its address; an address is followed when the page is opened."""
-    held = page.held()
-    write = link.writer({name: field.value for name, field in page.fields().items()})
-    gr.on([part.change for part in held], None, held, None, js=write, **QUICK)
-    for tab in tabs:
-        tab.select(None, js=link.OPENED.format(tab.id), **QUICK)
-
-    def follow(request: gr.Request):
-        return events.follow(page, request.query_params.multi_items())
-
-    followed = blocks.load(follow, None, page.everything(), **QUICK)
-    followed.then(None, js=link.FOLLOWED, **QUICK)
 
 
 def _wire_model(page: Page, runs: list):

@@ -127,6 +127,17 @@ def refuses(tab, sentence):
     expect(tab.locator("#trouble")).to_contain_text(sentence)
 
 
+@contextmanager
+def holding(tab):
+    """What the page asks of the server waits until this is left."""
+    held = []
+    tab.route("**/run/predict*", lambda route: held.append(route))
+    yield
+    for route in held:
+        route.continue_()
+    tab.unroute("**/run/predict*")
+
+
 def slowly(monkeypatch, first=0.0, each=0.0):
     """Have the engine take its time."""
     engine = board.generate

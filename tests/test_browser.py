@@ -19,11 +19,11 @@ from playwright.sync_api import expect
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import chromium, idle, press, refuses, says, served, slowly, watch
+from browsing import chromium, holding, idle, press, refuses, says, served, slowly, watch
 from test_page import Choosy
 
 import longtail
-from demo import board, examples, presets
+from demo import board, controls, examples, presets
 from longtail import REDUCERS, LongTail
 from longtail.export import PHASES, measure
 from longtail.models.loading import Progress
@@ -531,6 +531,35 @@ def test_parameters_follow_the_method(visit):
     press(tab, "Run")
     says(tab, "Done")
     expect(lane.locator("p.kept")).to_contain_text("9 of 36")
+
+
+def test_what_is_typed_is_never_drawn_over(visit, monkeypatch):
+    """A pick draws its controls once; until they are there the old ones take no input; another column's stay."""
+    drawn, show = [], controls.show
+    monkeypatch.setattr(controls, "show", lambda name, *rest: drawn.append(name) or show(name, *rest))
+    tab = visit()
+    lane = tab.locator("#column-2")
+    lane.locator(".parameters > button").click()
+    alpha, budget = (lane.get_by_label(f"number input for {name}") for name in ("alpha", "budget"))
+    expect(alpha).to_be_visible()
+    with holding(tab):
+        press(tab, "Add a method")
+        alpha.fill("0.5")
+        tab.wait_for_function("location.search.includes('alpha%3D0.5')")
+    expect(tab.locator("#column-3")).to_be_visible()
+    expect(alpha).to_have_value("0.5")
+    before = len(drawn)
+    with holding(tab):
+        lane.get_by_label("Method 2").click()
+        tab.get_by_role("option", name="Random").click()
+        expect(lane.locator(".drawn[inert]")).to_be_visible()
+    expect(lane.get_by_label("seed")).to_be_visible()
+    expect(lane.locator(".drawn[inert]")).to_have_count(0)
+    budget.fill("9")
+    expect(tab).to_have_url(re.compile("Random%3Abudget%3D9"))
+    tab.wait_for_timeout(1000)  # as long as a second drawing would take
+    assert drawn[before:] == ["Random"]
+    expect(budget).to_have_value("9")
 
 
 def test_the_menu_has_every_method(visit, monkeypatch):

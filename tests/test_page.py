@@ -41,7 +41,7 @@ from demo import (
 from longtail import REDUCERS, LongTail, Reducer, make, param
 from longtail.export import PHASES
 from longtail.export import phases as export_phases
-from longtail.similarity import long_tail
+from longtail.similarity import READINGS, long_tail
 
 # ---- controls
 
@@ -89,6 +89,18 @@ def test_a_text_is_a_text_field(monkeypatch):
     with gr.Blocks():
         field = controls.show("Written", {"Written": {"patches": "1, 2"}}, gr.JSON())["patches"]
     assert isinstance(field, gr.Textbox) and (field.value, field.label, field.info) == ("1, 2", "patches", "which")
+
+
+def test_limits_move_with_the_reading_alone():
+    with gr.Blocks() as page:
+        store = gr.JSON()
+        controls.show("LongTail", {}, store)
+    write, limit = (fn.js for fn in page.fns.values())
+    assert '"heavy": 0.5' in write and '["LongTail"]: changed' in write
+    table = json.loads(limit.partition("limits = ")[2].partition("[JSON")[0])
+    assert {reading: limits[0] for reading, limits in table.items()} == {
+        json.dumps([reading]): list(LongTail.limits("alpha", reading=reading)) for reading in READINGS
+    }
 
 
 def test_settings_belong_to_their_method():
