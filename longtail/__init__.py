@@ -1,6 +1,7 @@
 """LongTail: see and measure what a vision-language model still needs when you take its visual tokens away."""
 
 from . import reducers as _reducers  # registers every method
+from .batch import generate_batch, preview
 from .generate import Answer, answer, compare, generate
 from .image import BadImage, open_image
 from .models import load

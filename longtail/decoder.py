@@ -3,6 +3,7 @@
 Knows the order of things; the layers themselves, their rotary embedding and their head are the model family's.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +42,18 @@ class Decoder:
 
         `unpruned`: its length had every patch stayed; `new`: tokens to come.
         """
+        way, states = self.prefilling(image, unpruned, new, clock), None
+        for layer in self.model.decoder_layers:
+            hidden, rotary = way.send(states)
+            states = self.model.decode_layer(layer, hidden, rotary, self.cache)
+        try:
+            way.send(states)
+        except StopIteration as read:
+            return read.value
+
+    def prefilling(self, image: Spliced, unpruned: int, new: int, clock) -> Generator:
+        """`prefill` layer by layer: yields the states [T, D] that enter each, with their rotary embedding, and takes
+        the states that come out; returns the logits [V]."""
         hidden, self.image, self.visual = image.embeddings, image, functional.pad(image.visual, (0, 1))
         self.prompt, self.unpruned = len(hidden), unpruned
         slots = self.reducer.slots(self.prompt, unpruned, new)
@@ -65,12 +78,12 @@ class Decoder:
                 rotary = self.model.rotary(hidden, angles)
                 here = self.model.view(layer, hidden, rotary)
             self.entered.append(visual)
-            hidden = self.model.decode_layer(layer, hidden, rotary, self.cache)
+            hidden = yield hidden, rotary
             if self.per_head:
                 self._score_heads(i, here, clock)
             last = here
         logits = self.model.logits(hidden[-1])
-        self._evict()
+        self.evict()
         if self.per_head:
             for layer in self.cache.layers:
                 layer.pack(new)
@@ -93,7 +106,7 @@ class Decoder:
                 query = self.model.view(layer, read, wave).query(slice(None), True)
                 ledger.receive(query, self.cache.layers[i].keys[0, :, : ledger.used].to(query.device))
         logits = self.model.logits(hidden[-1])
-        self._evict()
+        self.evict()
         return logits
 
     def entries(self) -> float:
@@ -115,7 +128,8 @@ class Decoder:
             self.gone.append(lost[~torch.isin(lost, torch.cat([lost[:0], *self.gone]))])
         return tuple(torch.cat(self.gone).tolist()) if self.gone else ()
 
-    def _evict(self):
+    def evict(self):
+        """After a pass: the slots that the reducer gives up are free."""
         if "evict" not in self.moments:
             return
         for ledger in self._distinct():

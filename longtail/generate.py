@@ -16,7 +16,7 @@ from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
 from .seen import Seen, look
-from .tokens import Curve, Reduced, VisualTokens
+from .tokens import Curve, Reduced, Spliced, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Answer:
     seed: int
     reused: tuple[str, ...]  # phases taken over from an earlier answer: theirs are 0 seconds here
     seen: Seen | None  # for `generate(seen=)` of a follow-up; None where it was halted before the tower was through
+    shared: bool = False  # it was decoded beside others: none of its times is a latency, so all are 0; see `batch`
 
     @property
     def turns(self) -> tuple[tuple[str, str], ...]:
@@ -115,7 +116,7 @@ class Answer:
             "device": self.device,
             "dtype": self.dtype,
             "seed": self.seed,
-        }
+        } | ({"shared": True} if self.shared else {})
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,11 @@ class _Run:
 
     def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
+        spliced = self.prepare(image, before, shared, new)
+        return self.decoder.prefill(spliced, len(self.seen.prompt.ids), new, self.clock)
+
+    def prepare(self, image, before: Seen | None, shared: Seen | None, new: int) -> Spliced:
+        """Everything up to the language model: the prompt as it is to be read."""
         self.seen = seen = shared or self._look(image, before)
         self.clock.laps |= seen.laps
         self.clock.restart()
@@ -254,12 +260,12 @@ class _Run:
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
         self.decoder = Decoder(self.llava, self.reducer)
-        logits = self.decoder.prefill(spliced, len(seen.prompt.ids), new, self.clock)
-        self.first_logits = logits.float().cpu()
-        return logits
+        return spliced
 
     def take(self, logits: Tensor, limit: int) -> str | None:
         """Choose the next token; why it was the last one, if it was."""
+        if not self.ids:
+            self.first_logits = logits.float().cpu()
         self.ids.append(self.sampling.choose(logits, self._generator()))
         self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")

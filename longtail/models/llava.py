@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, cycle
+from itertools import accumulate, chain, cycle, islice
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ..tokens import DecoderLayer, Question, Reduced, Spliced, VisualTokens
@@ -131,13 +132,18 @@ class Llava:
         `layers` (counted of 24) are captured; `trim`, if given, acts on the way, with `proportional` attention to what
         it merged; `between` runs before each layer. All views run as one batch, with `trim` one after another.
         """
-        views, tiles = prompt.layout.views, [view.tile for view in prompt.layout.views]
         if trim is None:
-            ways = self.vision.run(prompt.pixels[tiles], [view.patches for view in views], layers, between)
-        else:
-            how = layers, between, trim, proportional
-            ways = [self.vision.trim(prompt.pixels[[v.tile]], v.patches, v.grid, *how) for v in views]
+            return self.encode_together([prompt], layers, between)[0]
+        how = layers, between, trim, proportional
+        ways = [self.vision.trim(prompt.pixels[[v.tile]], v.patches, v.grid, *how) for v in prompt.layout.views]
         return self._beside(ways, prompt)
+
+    def encode_together(self, prompts: list[Prompt], layers: tuple[int, ...] = (), between: Callable | None = None):
+        """What `encode` makes of each prompt, the views of all their images as one batch; nothing acts inside."""
+        views = [prompt.layout.views for prompt in prompts]
+        pixels = torch.cat([prompt.pixels[[v.tile for v in own]] for prompt, own in zip(prompts, views, strict=True)])
+        ways = iter(self.vision.run(pixels, [view.patches for own in views for view in own], layers, between))
+        return [self._beside(list(islice(ways, len(p.layout.views))), p) for p in prompts]
 
     def _beside(self, ways: list[Passed], prompt: Prompt) -> list[tuple[VisualTokens, Reduced | None]]:
         """What reducers see of each view, and where it stands among the others."""
@@ -209,8 +215,27 @@ class Llava:
         states = layer(hidden[None], attention_mask=mask, past_key_values=cache, position_embeddings=rotary)[0]
         return states.to(self.device)
 
+    def decode_together(self, layer, hidden: Tensor, rotary, attend: Callable) -> Tensor:
+        """One decoder layer over positions `hidden` [N, D] of several answers. `attend` takes their queries, keys and
+        values [1, heads, N, d], and returns what each answer's `attention` makes of its own [1, N, heads, d]."""
+        module, read = layer.self_attn, layer.input_layernorm(hidden[None])
+        query, key, value = (
+            project(read).view(1, len(hidden), -1, module.head_dim).transpose(1, 2)
+            for project in (module.q_proj, module.k_proj, module.v_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *(wave.to(query.device) for wave in rotary))
+        states = hidden.to(query.device) + module.o_proj(attend(query, key, value).flatten(2))[0]
+        return (states + layer.mlp(layer.post_attention_layernorm(states))).to(self.device)
+
+    def attention(self, layer, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What a decoder layer's queries [1, H, T, d] read of keys and values [1, H_kv, S, d], as [1, T, H, d]; SDPA
+        reads no mask as causal."""
+        module = layer.self_attn
+        attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
+        return attend(module, query, key, value, mask, dropout=0.0, scaling=module.scaling)[0]
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits [V] of one position's last hidden state [D]."""
+        """Next-token logits [V] of one position's last hidden state [D], or [B, V] of those of several [B, D]."""
         return self.model.lm_head(self.language_model.norm(hidden[None, None]))[0, 0].to(self.device)
 
     def view(self, layer, hidden: Tensor, rotary) -> DecoderLayer:

@@ -1,0 +1,218 @@
+"""Several answers at once: several methods beside each other on one question, or many questions of any kind.
+
+Their tokens are those they would have alone. Their times are not: each waits for the others, so an Answer from here is
+`shared`, all its `seconds` are 0, and its `memory` is the peak of all of them together.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import torch
+
+from . import merged
+from .clock import Clock, Halted, Seconds
+from .generate import Answer, Sampling, _Run
+from .image import open_image
+from .models.llava import Llava, Prompt
+from .reducer import Reducer
+from .seen import Seen, look
+
+
+@dataclass
+class Together(Clock):
+    """The clock of answers in the making together: it knows stop and time limit, and of no phase how long it took."""
+
+    def lap(self, name: str):
+        """Work was done: whose, and in what phase, is not told, nor is the device waited for."""
+        now = time.perf_counter()
+        self.steps[:] = [sum(self.steps) + now - self.last]
+        self.last = now
+
+    def seconds(self) -> Seconds:
+        """All 0: nothing that is no latency stands where one is read."""
+        return Seconds()
+
+
+@torch.inference_mode()
+def preview(
+    llava: Llava,
+    image,
+    question: str,
+    reducers: list[Reducer],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop=None,
+    time_limit: float | None = None,
+    preface: str = "",
+    history: Sequence[tuple[str, str]] = (),
+    seen: Seen | None = None,
+) -> Iterator[list[Answer | str | None]]:
+    """What each reducer lets the model say, word by word side by side: the latest Answer of each, again and again.
+
+    The tower runs once for all that do not act inside it; each prompt is read alone, and then every step decodes one
+    token of all. In a list, None stands for one not begun, a sentence (str) for why one cannot run. Arguments as of
+    `compare`; `time_limit` is seconds of work of all together. Raises ValueError as `generate` does for what would
+    stop every one of them: an image, a question, a history or an option that cannot be used.
+    """
+    _refuse(max_new_tokens)
+    sampling, image = Sampling(temperature, top_p, seed), open_image(image)
+    clock = Together(llava.device, stop, time_limit)
+    runs = [_Run(llava, reducer, question, preface, history, sampling, clock) for reducer in reducers]
+    said: list[Answer | str | None] = [None] * len(runs)
+    outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
+    layers = tuple(sorted({layer for reducer in outside for layer in reducer.layers_read()}))
+    if not outside:
+        llava.prompt(image, question, history, preface)  # refuses what no method could be asked
+    try:
+        shared = look(llava, image, question, layers, clock, None, history, seen, preface) if outside else None
+    except Halted as halted:
+        yield [_told(run, str(halted)) for run in runs]
+        return
+    for i, run in enumerate(runs):
+        views = None if "trim" in run.reducer.active() else shared
+        said[i] = _take(run, merged.attempt(run.begin, image, seen, views, max_new_tokens), max_new_tokens)
+        yield list(said)
+        clock.restart()
+    while live := {i: runs[i] for i, answer in enumerate(said) if _goes_on(answer)}:
+        for i, answer in _step(live, max_new_tokens).items():
+            said[i] = answer
+        yield list(said)
+        clock.restart()
+
+
+@torch.inference_mode()
+def generate_batch(
+    llava: Llava,
+    asked: Iterable[tuple[object, str, Reducer]],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop=None,
+    time_limit: float | None = None,
+    batch: int = 8,
+) -> Iterator[tuple[int, Answer | str]]:
+    """The last Answer to each (image, question, reducer), with its number in `asked`, in the order they end.
+
+    At most `batch` are in the making. Once half of the places are free, the next are taken up from `asked`: their
+    images go through the tower as one batch (the same image once; a reducer that acts inside it alone), their prompts
+    through the language model as one, and they join those being decoded. Nothing is padded. What cannot run yields the
+    sentence (str) why, and stops no other. `time_limit` is seconds of work from when an answer is taken up, that on
+    those beside it included; once `stop` is set nothing more is taken up, and what was not has no answer.
+    Raises ValueError for an option that cannot be used.
+    """
+    _refuse(max_new_tokens, batch)
+    desk, sampling = _Desk(llava, max_new_tokens), Sampling(temperature, top_p, seed)
+    waiting, live = enumerate(asked), {}
+    while True:
+        said, places = {}, batch - len(live)
+        if 2 * places >= batch and not (stop is not None and stop.is_set()):
+            clock = Together(llava.device, stop, time_limit)
+            taken = {
+                at: (image, _Run(llava, reducer, question, "", (), sampling, clock))
+                for at, (image, question, reducer) in islice(waiting, places)
+            }
+            said = desk.begin(taken)
+            live |= {at: run for at, (_, run) in taken.items()}
+        if not live:
+            return
+        said |= _step({at: run for at, run in live.items() if at not in said}, max_new_tokens)
+        for run in live.values():
+            run.clock.lap("work")
+        yield from ((at, answer) for at, answer in said.items() if not _goes_on(answer))
+        live = {at: run for at, run in live.items() if _goes_on(said[at])}
+        for run in live.values():
+            run.clock.restart()
+
+
+@dataclass
+class _Desk:
+    """Takes questions up, a handful at a time: up to the first token of each."""
+
+    llava: Llava
+    limit: int  # new tokens
+    known: dict[tuple, Seen] = field(default_factory=dict)  # by picture: the handful before may have had the same
+
+    def begin(self, taken: dict[int, tuple[object, _Run]]) -> dict[int, Answer | str]:
+        """The first token of each run about its image, or why there is none."""
+        met = self._look({at: asked for at, asked in taken.items() if "trim" not in asked[1].reducer.active()})
+        for at, (image, run) in taken.items():
+            if not isinstance(met.get(at), Exception):
+                met[at] = merged.attempt(run.prepare, image, None, met.get(at), self.limit)
+        runs = {at: run for at, (_, run) in taken.items() if not isinstance(met[at], Exception)}
+        ways = [
+            run.decoder.prefilling(met[at], len(run.seen.prompt.ids), self.limit, run.clock) for at, run in runs.items()
+        ]
+        read = merged.prefill(self.llava, [run.decoder for run in runs.values()], ways)
+        met |= dict(zip(runs, read, strict=True))
+        return {at: _take(run, met[at], self.limit) for at, (_, run) in taken.items()}
+
+    def _look(self, taken: dict[int, tuple[object, _Run]]) -> dict[int, Seen | ValueError | Halted]:
+        """Prompt and tower of each; the tower sees each picture once, all of them as one batch."""
+        met, pictures = {}, {}
+        for at, (image, run) in taken.items():
+            met[at] = merged.attempt(self._prompt, image, run.question)
+            if not isinstance(met[at], Exception):
+                pictures[at], met[at] = met[at]
+        layers = tuple(sorted({layer for at in pictures for layer in taken[at][1].reducer.layers_read()}))
+        self.known = {picture: seen for picture, seen in self.known.items() if picture in pictures.values()}
+        new = {
+            picture: met[at]
+            for at, picture in pictures.items()
+            if picture not in self.known or not set(layers) <= set(self.known[picture].views[0][0].layers)
+        }
+        if new:
+            between = next(iter(taken.values()))[1].clock.between
+            views = merged.attempt(self.llava.encode_together, list(new.values()), layers, between)
+            if isinstance(views, Exception):
+                return met | dict.fromkeys(pictures, views)
+            for (picture, prompt), own in zip(new.items(), views, strict=True):
+                self.known[picture] = Seen(self.llava, prompt, own, None, {})
+        seen = {at: self.known[picture].beside(met[at]) for at, picture in pictures.items()}
+        return met | {at: Seen(self.llava, met[at], views, None, {}) for at, views in seen.items()}
+
+    def _prompt(self, image, question: str) -> tuple[tuple, Prompt]:
+        """What tells a picture from any other, and the prompt."""
+        image = open_image(image)
+        return (image.size, image.tobytes()), self.llava.prompt(image, question)
+
+
+def _step(runs: dict[int, _Run], limit: int) -> dict[int, Answer | str]:
+    """One token more of each, or why there is none."""
+    said = {at: _told(run, reason) for at, run in runs.items() if (reason := run.clock.halted())}
+    going = {at: run for at, run in runs.items() if at not in said}
+    if going:
+        llava = next(iter(going.values())).llava
+        newest = torch.tensor([run.ids[-1] for run in going.values()], device=llava.device)
+        read = merged.step(llava, [run.decoder for run in going.values()], newest)
+        said |= {at: _take(run, result, limit) for (at, run), result in zip(going.items(), read, strict=True)}
+    return said
+
+
+def _take(run: _Run, result: merged.Result, limit: int) -> Answer | str:
+    """What came of a pass through the language model: a token more, or the sentence that ended it."""
+    match result:
+        case ValueError():
+            return str(result)
+        case Halted():
+            return _told(run, str(result))
+    return _told(run, run.take(result, limit))
+
+
+def _told(run: _Run, finished: str | None) -> Answer:
+    return replace(run.answer(finished), shared=True)
+
+
+def _goes_on(said: Answer | str) -> bool:
+    return not isinstance(said, str) and said.finished is None
+
+
+def _refuse(new: int, batch: int = 1):
+    if new < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {new}")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
