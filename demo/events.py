@@ -10,7 +10,7 @@ from longtail import Reducer, make
 from longtail.export import picture
 from longtail.models.loading import Progress, gib
 
-from . import arithmetic, board, export, link, panel, prose, run
+from . import arithmetic, board, export, link, panel, preview, prose, run
 from .controls import chosen
 from .examples import Example
 from .parts import Page
@@ -42,7 +42,8 @@ def asking(page: Page, mode: str):
             after=before if mode == "follow" else None,
             sheet=arithmetic.Sheet(model, gpu, width),
         )
-        yield from board.compare(stop, llava, asked, page.host.run)
+        ask = preview.preview if mode == "preview" else board.compare
+        yield from ask(stop, llava, asked, page.host.run)
 
     return run.streamed(produce, page.update)
 

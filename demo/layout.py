@@ -34,6 +34,7 @@ class Asking:
     example: gr.Textbox  # the name of the example that is shown, none for an upload
     truth: gr.HTML
     ask: gr.Button
+    preview: gr.Button
     measure: gr.Button
     follow: gr.Button
     stop: gr.Button
@@ -201,6 +202,7 @@ def _buttons() -> tuple[gr.Button, ...]:
     with gr.Row(elem_id="buttons"):
         return (
             gr.Button(t("run"), variant="primary", elem_id="run", min_width=0),
+            gr.Button(t("preview"), elem_id="preview", min_width=0),
             gr.Button(t("measure"), elem_id="measure", min_width=0),
             gr.Button(t("follow"), elem_id="follow", min_width=0),
             gr.Button(t("stop"), elem_id="stop", min_width=0),

@@ -87,18 +87,19 @@ def _wire_link(page: Page, blocks: gr.Blocks, tabs: list[gr.Tab]):
 
 
 def _wire_runs(page: Page) -> list:
-    """Run, Measure, Follow up, a selection by hand, a run of the sweep, and what stops them; returns the events."""
+    """Run, Preview, Measure, Follow up, a selection by hand, a run of the sweep, what stops them; returns events."""
     asking, lanes, setting, opened = page.asking, page.lanes(), page.setting(), page.swept.opened
     fields = [asking.picture, page.bar.budget, asking.question, *asking.options, *asking.sheet, page.result]
     how = {"inputs": [*fields, *lanes], "outputs": page.outputs(), "show_progress_on": asking.message}
     how |= LANE | RAW | WAITING
-    once, often, on = (events.asking(page, mode) for mode in ("run", "measure", "follow"))
+    once, beside, often, on = (events.asking(page, mode) for mode in ("run", "preview", "measure", "follow"))
 
     def by_hand(event: gr.EventData, *values):
         return events.by_hand(page, values, [int(patch) for patch in event.patches])
 
     runs = [
         gr.on([asking.ask.click, asking.question.submit], once, **how),
+        asking.preview.click(beside, **how),
         asking.measure.click(often, **how),
         asking.follow.click(on, **how),
         opened.change(partial(events.opened, page), opened, page.everything(), **QUICK).then(once, **how),

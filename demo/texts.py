@@ -38,6 +38,7 @@ TEXTS = {
     "run": ("Run", "运行"),
     "stop": ("Stop", "停止"),
     "clear": ("Clear", "清空"),
+    "preview": ("Preview", "预览"),
     "measure": ("Measure", "测量"),
     "follow": ("Follow up", "追问"),
     "more": ("More", "更多"),
@@ -100,6 +101,7 @@ TEXTS = {
     ),
     # what is going on
     "answering": ("{} is answering, {} of {} …", "{} 正在回答，第 {} 个，共 {} 个 …"),
+    "previewing": ("A preview: all {} methods answer at once …", "预览中：{} 种方法同时回答 …"),
     "measuring": ("Measuring, round {} of {}: {} …", "测量中，第 {} 轮，共 {} 轮：{} …"),
     "warming": ("Warming up: {} …", "预热中：{} …"),
     "done": ("Done. Change anything and run again.", "完成。可修改后再次运行。"),
@@ -197,6 +199,12 @@ TEXTS = {
     "greedy": ("greedy", "贪心"),
     "drawn": ("temperature {}, seed {}", "温度 {}，种子 {}"),
     "once": ("n = 1: one run each, one after another, shuffled: {}", "n = 1：各运行一次，依次进行，已打乱：{}"),
+    "together": (
+        "Preview: all methods at once, sharing the tower and the decode steps; press Run or Measure for times",
+        "预览：所有方法同时进行，共享视觉塔与解码步骤；要看时间，请点击“运行”或“测量”",
+    ),
+    "decode_eager": ("eager decode", "即时执行解码"),
+    "decode_graph": ("decode as a CUDA graph", "以 CUDA 图解码"),
     "often": (
         "median (least to most) of {} after one warm-up, order shuffled each round",
         "{} 次的中位数（最小至最大），预热一次，每轮打乱顺序",

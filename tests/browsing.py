@@ -138,9 +138,9 @@ def holding(tab):
     tab.unroute("**/run/predict*")
 
 
-def slowly(monkeypatch, first=0.0, each=0.0):
+def slowly(monkeypatch, first=0.0, each=0.0, name="generate", of=board):
     """Have the engine take its time."""
-    engine = board.generate
+    engine = getattr(of, name)
 
     def generate(*arguments, **options):
         time.sleep(first)
@@ -148,4 +148,4 @@ def slowly(monkeypatch, first=0.0, each=0.0):
             yield answer
             time.sleep(each)
 
-    monkeypatch.setattr(board, "generate", generate)
+    monkeypatch.setattr(of, name, generate)

@@ -699,8 +699,8 @@ def test_examples_are_there():
         assert longtail.open_image(example.image) and example.question and example.answer and example.note
 
 
-def test_three_endpoints_are_public(llava, scenes):
+def test_four_endpoints_are_public(llava, scenes):
     """What the page itself does is its own: tests/test_api.py has the rest."""
     built = page.build(llava, examples=scenes)
     named = [fn.api_name for fn in built.fns.values() if fn.api_visibility == "public"]
-    assert sorted(named) == ["answer", "compare", "methods"]
+    assert sorted(named) == ["answer", "compare", "methods", "preview"]
