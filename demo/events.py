@@ -45,7 +45,7 @@ def asking(page: Page, mode: str):
         ask = preview.preview if mode == "preview" else board.compare
         yield from ask(stop, llava, asked, page.host.run)
 
-    return run.streamed(produce, page.update)
+    return run.streamed(produce, page.update, page.going)
 
 
 def _needs(upload, question) -> run.Parts:
@@ -84,7 +84,8 @@ def example(page: Page, scene: Example) -> dict:
 
 
 def afresh(page: Page, upload) -> dict:
-    """The columns for a new image: nothing answered yet; or why the image cannot be used."""
+    """The columns for a new image: nothing answered yet; or why the image cannot be used. What was going on ends."""
+    page.going.end()
     llava = page.host.llava
     try:
         image = run.opened(upload) if upload and llava else None
@@ -203,7 +204,9 @@ def handed(page: Page, make_file, result: board.Result | None) -> dict:
 
 
 def replayed(page: Page, path: str, name: str = "") -> dict:
-    """A report in the columns: everything as it was, nothing computed. `name` is that of a recorded run."""
+    """A report in the columns: everything as it was, nothing computed. `name` is that of a recorded run. What was going
+    on ends."""
+    page.going.end()
     try:
         result = export.replayed(path)
         records, crop = result.comparison.records, result.comparison.crop

@@ -105,7 +105,7 @@ def _wire_runs(page: Page) -> list:
         opened.change(partial(events.opened, page), opened, page.everything(), **QUICK).then(once, **how),
         *(c.parts["panel"].ask(by_hand, lanes, setting, **QUICK).then(once, **how) for c in page.columns),
     ]
-    stopped = asking.stop.click(None, None, None, cancels=runs, **QUICK)
+    stopped = asking.stop.click(page.going.halt, None, None, cancels=runs, **QUICK)
     stopped.then(lambda: say("stopped_now"), None, asking.message, **QUICK)  # after the last update, not beside it
     return runs
 

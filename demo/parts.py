@@ -1,6 +1,6 @@
 """Everything on the page that an event reads or fills, and where each part of a run is shown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import gradio as gr
@@ -32,6 +32,7 @@ class Page:
     swept: sweep.Sweep
     shown: gr.JSON  # which columns are
     result: gr.State
+    going: run.Going = field(default_factory=run.Going)
 
     def lanes(self) -> list:
         """The components that a `Lanes` is read from."""

@@ -8,12 +8,14 @@ import re
 import sys
 import threading
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
 import torch
+from gradio.context import LocalContext
 from PIL import Image, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -623,6 +625,38 @@ def test_what_ends_the_event_ends_the_work():
 
     assert len(asyncio.run(_taken(run.streamed(endless), 3))) == 3
     assert closed.is_set() and not working()
+
+
+def test_a_stop_ends_the_visitors_own_work_whatever_gradio_cancels():
+    going, seen = run.Going(), {"ada": [], "bob": []}
+
+    def asks(name, updates):
+        async def visit():
+            LocalContext.request.set(gr.Request(session_hash=name))
+            async for item in run.streamed(lambda stop: updates, dict, going)():
+                seen[name].append(item)
+
+        return asyncio.create_task(visit())
+
+    def stops(name):
+        async def press():
+            LocalContext.request.set(gr.Request(session_hash=name))
+            await going.halt()
+
+        return asyncio.create_task(press())
+
+    async def both():
+        bob = asks("bob", ({"n": 1} for _ in count()))
+        while not seen["bob"]:
+            await asyncio.sleep(0.01)
+        ada = asks("ada", ({"n": i} for i in range(3)))
+        await stops("carol")
+        assert {work.visitor for work in going} == {"ada", "bob"} and not seen["ada"], "she waits for his"
+        await stops("bob")
+        await asyncio.wait_for(asyncio.gather(ada, bob), 20)
+
+    asyncio.run(both())
+    assert len(seen["ada"]) == 3 and not going and not working()
 
 
 def test_the_worker_waits_for_the_page():

@@ -161,7 +161,7 @@ def test_on_the_page(visit, monkeypatch):
     assert tab.locator("#column-1 .turns dd").text_content().strip() == answer.strip()
     expect(tab.locator("#conditions")).to_contain_text("n = 1")
     with monkeypatch.context() as patch:
-        slowly(patch, each=0.1, name="preview", of=longtail)
+        slowly(patch, each=0.2, name="preview", of=longtail)
         press(tab, "Preview")
         says(tab, "all 3 methods answer at once")
         expect(tab.locator("#column-3 .answer span").first).not_to_have_text("")
