@@ -14,6 +14,7 @@ ROWS = (
 )
 LONGEST_VALUE = 32  # characters of a parameter in a column's heading
 ENDINGS = ("length", "time", "stopped")
+DECODES = {"eager": "decode_eager", "graph": "decode_graph"}  # how a step is decoded -> what the page calls it
 
 
 def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> str:
@@ -83,7 +84,7 @@ def conditions(records: list[dict], new: int, temperature: float, repeat: int) -
     turns = sorted((r for r in records if "turn" in r), key=lambda r: r["turn"])
     order = say("often", repeat) if repeat > 1 else say("once", ", ".join(r["method"] for r in turns))
     order = say("together") if shared(one) else order
-    precision = ", ".join([one["dtype"], *([say(f"decode_{one['decode']}")] if "decode" in one else [])])
+    precision = f"{one['dtype']}, {say(DECODES[one['decode']])}" if "decode" in one else one["dtype"]
     return say("conditions", one["model"], one["device"], precision, drawn, new, order)
 
 

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import torch
+
 import longtail
 from longtail import Answer
 
@@ -19,17 +21,22 @@ def preview(stop: threading.Event, llava, asked: Asked, engine: Callable | None 
     """Ask all columns' reducers at once; yields what changed on the page. `engine` is as for `board.compare`."""
     board = Board(llava, asked, llava.crop(asked.image))
     engine, begun = engine or space.placed(lambda: llava), said(say("previewing", len(asked.columns)))
-    yield board.empty() | begun
+    begun |= board.empty()
     with closing(engine(together, board.seconds(), stop, *board.plain())) as steps:
         for news in steps:
-            if parts := taken(board, news):
+            if parts := begun | taken(board, news):
                 yield parts
+            begun = {}
     yield board.ending()
 
 
 def together(llava, image, question: str, columns: dict, repeat: int, before: dict, options: dict, stop):
-    """What is new of each column after every step of decoding. Arguments as of `board.rounds`, but nothing is repeated
-    or followed up on here, and all columns together have the time that they would have one after another."""
+    """What is new of each column, first nothing, then after every step of decoding. Arguments as of `board.rounds`, but
+    nothing is repeated or followed up on here, and all columns together have the time of as many runs.
+    What no method could answer is raised before the first step."""
+    with torch.inference_mode():
+        llava.prompt(image, question)
+    yield {}
     options = options | {"time_limit": options["time_limit"] * len(columns), "stop": stop}
     last = dict.fromkeys(columns)
     with closing(longtail.preview(llava, image, question, list(columns.values()), **options)) as steps:

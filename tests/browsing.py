@@ -123,6 +123,15 @@ def says(tab, text):
     expect(tab.locator("#message")).to_contain_text(text)
 
 
+def ran(tab):
+    """Press Run and wait until that run is over: what an earlier one said is wiped away, its event is done with."""
+    idle()
+    tab.wait_for_timeout(300)  # Gradio passes a click over until the browser has read that the event before is complete
+    tab.locator("#message p").evaluate("it => { it.textContent = ''; }")
+    press(tab, "Run")
+    says(tab, "Done")
+
+
 def refuses(tab, sentence):
     expect(tab.locator("#trouble")).to_contain_text(sentence)
 

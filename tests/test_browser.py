@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import chromium, holding, idle, press, refuses, says, served, slowly, watch
+from browsing import chromium, holding, idle, press, ran, refuses, says, served, slowly, watch
 from test_page import Choosy
 
 import longtail
@@ -29,11 +29,6 @@ from longtail.export import PHASES, measure
 from longtail.models.loading import Progress
 
 README = Path(__file__).parents[1] / "assets" / "readme"
-
-
-def ran(tab):
-    press(tab, "Run")
-    says(tab, "Done")
 
 
 def test_an_example_is_answered_side_by_side(visit):
@@ -501,8 +496,7 @@ def test_a_failing_engine_is_said_and_the_next_run_works(visit, monkeypatch):
         patch.setattr(board, "generate", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("boom")))
         press(tab, "Run")
         refuses(tab, "The model failed with RuntimeError")
-    press(tab, "Run")
-    says(tab, "Done")
+    ran(tab)
 
 
 def test_a_vast_image_is_refused_by_its_header(visit, odd_files):
