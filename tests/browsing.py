@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from demo import board, look, page
 
-expect.set_options(timeout=20_000)  # a loaded machine is no failure
+expect.set_options(timeout=40_000)  # a loaded machine is no failure
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from longtail.points import plan
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "assets" / "tiny" / "results.json"
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=40_000)  # a loaded machine is no failure
 
 
 # ---- a file that anybody may have written
