@@ -1,4 +1,4 @@
-"""The engine for other programs: /methods, /answer and /compare, over HTTP, by gradio_client or as MCP tools.
+"""The engine for other programs: /methods, /answer, /preview and /compare, over HTTP, by gradio_client or as MCP tools.
 
 They stand in the page's own line for the model, keep its limits, and refuse in sentences.
 """
@@ -16,12 +16,13 @@ import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 import longtail
-from longtail.export import measure
+from longtail.export import Comparison, device_name, measure, medians
+from longtail.export import compared as differing
 from longtail.reducer import REDUCERS, Reducer, make, parse
 
-from . import run, space
+from . import numbers, run, space
 from .host import Host, longest
-from .words import I18N
+from .words import I18N, english
 
 LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # the page's
 BEAT = 0.5  # seconds after which a caller who left is noticed
@@ -62,7 +63,7 @@ class Blocks(gr.Blocks):
 
 
 def endpoints(host: Host, time_limit: float):
-    """Add the three endpoints to the Blocks around; an answer may take `time_limit` seconds of work."""
+    """Add the endpoints to the Blocks around; an answer may take `time_limit` seconds of work."""
 
     def methods() -> list[dict]:
         """Every pruning method: its name, what it does, its paper, the moments it acts at, and its parameters."""
@@ -97,6 +98,41 @@ def endpoints(host: Host, time_limit: float):
             asked = _image(image), _text(question, "question"), _reducer(method, params)
             allowed = space.seconds(1, options["max_new_tokens"])
             return only(host.run(answered, allowed, stop, *asked, options | {"time_limit": time_limit}))
+
+        async for result in attended(work):
+            yield result
+
+    async def preview(
+        image: gr.FileData,
+        question: str,
+        methods: list[str] = ("Full", "LongTail", "Random"),
+        budget: int = 0,
+        max_new_tokens: int = 128,
+        temperature: float = 0,
+        seed: int = 0,
+    ) -> dict:
+        """Ask the same question about the same image under several pruning methods at once: quicker, and untimed.
+
+        Returns a record for each method (answer, token counts), marked `shared`: its seconds are 0, no time was taken.
+
+        Args:
+            image: a PNG, JPEG, WEBP, GIF or BMP of at most 40 megapixels: a file, a public address or a data: address
+            question: what to ask about the image
+            methods: one to eight names that `methods` lists, each as NAME or NAME:parameter=value; Full prunes nothing
+            budget: the same number of visual tokens for all but Full, from 1 to 576; 0 leaves each method its own
+            max_new_tokens: where an answer is cut off, a whole number from 1 to 512 (fewer for a small model)
+            temperature: from 0, the likeliest token always, to 2
+            seed: of the draws above temperature 0, a whole number
+        """
+
+        def work(stop):
+            llava = host.ready()
+            options = _options(llava, max_new_tokens, temperature, seed)
+            asked = _image(image), _text(question, "question"), _reducers(methods, budget)
+            watch = Watch(stop, PATIENCE * time_limit)
+            allowed = space.seconds(len(asked[2]), options["max_new_tokens"])
+            options |= {"time_limit": time_limit * len(asked[2])}
+            return only(host.run(previewed, allowed, watch, *asked, options))
 
         async for result in attended(work):
             yield result
@@ -141,6 +177,7 @@ def endpoints(host: Host, time_limit: float):
 
     gr.api(methods, queue=False)
     gr.api(answer, **LANE)
+    gr.api(preview, **LANE)
     gr.api(compare, **LANE)
 
 
@@ -176,6 +213,19 @@ async def attended(work: Callable[[threading.Event], dict]):
 def answered(llava, image, question: str, reducer: Reducer, options: dict, stop) -> Iterator[dict]:
     """The record of one answer, run where the model is."""
     yield longtail.answer(llava, image, question, reducer, stop=stop, **options).record()
+
+
+def previewed(llava, image, question: str, reducers: list[Reducer], options: dict, stop) -> Iterator[dict]:
+    """The record of a preview, run where the model is. Raises ValueError where a method cannot run."""
+    *_, answers = longtail.preview(llava, image, question, reducers, stop=stop, **options)
+    for answer in answers:
+        if not isinstance(answer, longtail.Answer):
+            raise ValueError(answer)
+    records = [medians([answer.record()]) for answer in answers]
+    differing(records, [answer.first_logits for answer in answers])
+    conditions = numbers.conditions(records, options["max_new_tokens"], options["temperature"], 1)
+    stamp = f"{english(conditions)}; {device_name(llava.device)}"
+    yield Comparison(records, stamp, llava.crop(image), llava.grid).record()
 
 
 def compared(llava, image, question: str, reducers: list[Reducer], options: dict, stop) -> Iterator[dict]:

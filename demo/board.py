@@ -1,6 +1,6 @@
 """A comparison as it happens: one column after another, each measured alone; what stands in the columns meanwhile.
 
-`rounds` asks the model, where that can compute; `Board` makes the page of what it yields.
+`rounds` asks the model, where that can compute; `Board` makes the page of what it yields. `preview` has all at once.
 """
 
 import random
@@ -30,7 +30,7 @@ UPDATE_EVERY, PICTURE_EVERY = 0.08, 0.4  # seconds; the last of a column always 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one press of Run, Measure or Follow up asks for."""
+    """What one press of Run, Preview, Measure or Follow up asks for."""
 
     image: Image.Image
     question: str
@@ -130,9 +130,9 @@ class Board:
     runs: dict[int, list[dict]] = field(default_factory=dict)  # the records of each column's repeated runs
     answers: dict[int, Answer] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
-    shown: float = -PICTURE_EVERY
-    drawn: float = -PICTURE_EVERY
-    lost: tuple | None = None  # as in the panel drawn last
+    shown: dict[int, float] = field(default_factory=dict)  # when a column's words were, and its panel
+    drawn: dict[int, float] = field(default_factory=dict)
+    lost: dict[int, tuple] = field(default_factory=dict)  # as in the panel drawn last
 
     def empty(self) -> Parts:
         """The columns before the first answer."""
@@ -156,8 +156,6 @@ class Board:
 
     def begin(self, step: Step) -> str:
         """A column begins: what is going on, in words."""
-        self.shown = self.drawn = -PICTURE_EVERY
-        self.lost = None
         name = type(self.asked.columns[step.column]).__name__
         if self.asked.repeat == 1:
             return say("answering", name, step.place, step.of)
@@ -168,25 +166,26 @@ class Board:
         if step.refusal:
             return self.refuse(step.column, step.refusal)
         if step.answer.finished:
-            return self.put(step.column, step.answer, (step.place, step.of)) if step.turn else None
+            turn = (step.place, step.of) if self.asked.repeat == 1 else None
+            return self.put(step.column, step.answer, turn) if step.turn else None
         return self.streaming(step.column, step.answer) if self.asked.repeat == 1 else None
 
     def streaming(self, column: int, answer: Answer) -> Parts | None:
         """What changes in one column after a token; at most every so often."""
-        now, first = time.monotonic(), self.lost is None
-        if not (first or now - self.shown > UPDATE_EVERY):
+        now, first = time.monotonic(), column not in self.lost
+        if not (first or now - self.shown[column] > UPDATE_EVERY):
             return None
         record = answer.record()
         parts = words(column, record, None) | {(column, "numbers"): self._table(record, answer.seconds.total)}
-        if first or (answer.lost != self.lost and now - self.drawn > PICTURE_EVERY):
-            self.drawn, self.lost = now, answer.lost
+        if first or (answer.lost != self.lost[column] and now - self.drawn[column] > PICTURE_EVERY):
+            self.drawn[column], self.lost[column] = now, answer.lost
             parts[column, "panel"] = panel.view(record)
-        self.shown = time.monotonic()
+        self.shown[column] = time.monotonic()
         return parts
 
-    def put(self, column: int, answer: Answer, turn: tuple[int, int]) -> Parts:
-        """A finished answer among those before it: differences, overlaps and bars follow."""
-        record = answer.record() | ({"turn": list(turn)} if self.asked.repeat == 1 else {})
+    def put(self, column: int, answer: Answer, turn: tuple[int, int] | None) -> Parts:
+        """A finished answer among those before it, and its turn: differences, overlaps and bars follow."""
+        record = answer.record() | ({"turn": list(turn)} if turn else {})
         self.runs.setdefault(column, []).append(record)
         self.answers[column] = answer
         return self._standing() | {(column, "panel"): panel.view(record)}

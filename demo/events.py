@@ -10,7 +10,7 @@ from longtail import Reducer, make
 from longtail.export import picture
 from longtail.models.loading import Progress, gib
 
-from . import arithmetic, board, export, link, panel, prose, run
+from . import arithmetic, board, export, link, panel, preview, prose, run
 from .controls import chosen
 from .examples import Example
 from .parts import Page
@@ -42,9 +42,10 @@ def asking(page: Page, mode: str):
             after=before if mode == "follow" else None,
             sheet=arithmetic.Sheet(model, gpu, width),
         )
-        yield from board.compare(stop, llava, asked, page.host.run)
+        ask = preview.preview if mode == "preview" else board.compare
+        yield from ask(stop, llava, asked, page.host.run)
 
-    return run.streamed(produce, page.update)
+    return run.streamed(produce, page.update, page.going)
 
 
 def _needs(upload, question) -> run.Parts:
@@ -57,7 +58,7 @@ def by_hand(page: Page, values, marked: list[int]) -> dict:
     """The patches chosen by hand as a column of their own: the one that has them already, a free one, or the last."""
     lanes = _lanes(values)
     have = next((i for i, on in enumerate(lanes.shown) if on and lanes.methods[i] == "Manual"), None)
-    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have))
+    return page.set(lanes.having("Manual", {"patches": make("Manual", patches=marked).patches}, have), lanes)
 
 
 def opened(page: Page, chosen: dict | None) -> dict:
@@ -83,7 +84,8 @@ def example(page: Page, scene: Example) -> dict:
 
 
 def afresh(page: Page, upload) -> dict:
-    """The columns for a new image: nothing answered yet; or why the image cannot be used."""
+    """The columns for a new image: nothing answered yet; or why the image cannot be used. What was going on ends."""
+    page.going.end()
     llava = page.host.llava
     try:
         image = run.opened(upload) if upload and llava else None
@@ -147,20 +149,20 @@ def _change(page: Page, name: str, told: SimpleQueue):
 def added(page: Page, *values) -> dict:
     """One more column."""
     lanes = _lanes(values)
-    return page.set(lanes.having(lanes.methods[lanes.shown.index(False)]))
+    return page.set(lanes.having(lanes.methods[lanes.shown.index(False)]), lanes)
 
 
 def removed(page: Page, at: int, *values) -> dict:
     """One column less."""
     lanes = _lanes(values)
-    return page.set(Lanes([on and i != at for i, on in enumerate(lanes.shown)], lanes.methods, lanes.settings))
+    return page.set(Lanes([on and i != at for i, on in enumerate(lanes.shown)], lanes.methods, lanes.settings), lanes)
 
 
 def unpruned(page: Page, *values) -> dict:
     """A column of Full, unless there is one."""
     lanes = _lanes(values)
     there = any(on and method == "Full" for on, method in zip(lanes.shown, lanes.methods, strict=True))
-    return page.set(lanes if there else lanes.having("Full"))
+    return page.set(lanes if there else lanes.having("Full"), lanes)
 
 
 def preset(page: Page, key: str) -> dict:
@@ -202,7 +204,9 @@ def handed(page: Page, make_file, result: board.Result | None) -> dict:
 
 
 def replayed(page: Page, path: str, name: str = "") -> dict:
-    """A report in the columns: everything as it was, nothing computed. `name` is that of a recorded run."""
+    """A report in the columns: everything as it was, nothing computed. `name` is that of a recorded run. What was going
+    on ends."""
+    page.going.end()
     try:
         result = export.replayed(path)
         records, crop = result.comparison.records, result.comparison.crop

@@ -83,7 +83,7 @@ def sheet(record: dict, crop: Image.Image, conditions: str) -> Image.Image:
     """A column to show around: method, question, answer, masked image, counts and times, conditions."""
     picture = masked(record, crop)
     picture = picture.resize((WIDTH - 2 * EDGE, round((WIDTH - 2 * EDGE) * picture.height / picture.width)))
-    tokens, seconds = record["tokens"], record["seconds"]
+    tokens = record["tokens"]
     lines = [
         (record["method"], 30, INK),
         (english(numbers.heading(record)).partition(" · ")[2], 15, QUIET),
@@ -91,7 +91,7 @@ def sheet(record: dict, crop: Image.Image, conditions: str) -> Image.Image:
         (record["answer"] or "-", 24, INK),
         None,
         (f"{tokens['visual']:,} of {tokens['patches']:,} visual tokens, prompt {tokens['prompt']:,}", 18, INK),
-        (f"first token {numbers.seconds(seconds['first_token'])}, total {numbers.seconds(seconds['total'])}", 18, INK),
+        *_times(record),
         (conditions, 13, QUIET),
     ]
     laid, y = [], EDGE
@@ -108,6 +108,14 @@ def sheet(record: dict, crop: Image.Image, conditions: str) -> Image.Image:
         for i, row in enumerate(rows):
             pen.text((EDGE, top + i * round(line[1] * 1.4)), row, fill=line[2], font=ImageFont.load_default(line[1]))
     return paper
+
+
+def _times(record: dict) -> list[tuple]:
+    """The line of times, none for an answer that was decoded beside others: the conditions say so."""
+    if numbers.shared(record):
+        return []
+    first, total = (numbers.seconds(record["seconds"][name]) for name in ("first_token", "total"))
+    return [(f"first token {first}, total {total}", 18, INK)]
 
 
 def _wrapped(text: str, font) -> list[str]:

@@ -17,7 +17,6 @@ from .words import label as t
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = PRIVATE | {"queue": False}
-QUICK_RENDER = {"queue": False, "show_progress": "hidden"}
 # Gradio evaluates a filled template as JavaScript once more, so {{value}} would run what is written in it: text that a
 # model or a visitor wrote is escaped inside the expression, and stays text.
 SAFE = "(text => String(text).replace(/[&<>\"'`]/g, c => `&#${c.charCodeAt(0)};`))"
@@ -35,6 +34,7 @@ class Asking:
     example: gr.Textbox  # the name of the example that is shown, none for an upload
     truth: gr.HTML
     ask: gr.Button
+    preview: gr.Button
     measure: gr.Button
     follow: gr.Button
     stop: gr.Button
@@ -71,7 +71,7 @@ class Column:
     method: gr.Dropdown
     settings: gr.JSON  # {method: {parameter: value}}, kept by the browser
     save: gr.Button
-    redraw: gr.Number  # raised when settings come from elsewhere than the controls
+    redraw: gr.Textbox  # set to anything new when settings come from elsewhere than the controls
     parts: dict[str, gr.components.Component]  # what a run fills in
 
 
@@ -184,12 +184,7 @@ def column(page: gr.Blocks, llava, index: int, scenes: list[Example]) -> Column:
         about = gr.HTML(prose.about(name), elem_classes="about", js_on_load=None)
         method.change(prose.about, method, about, **QUICK)
         with gr.Accordion(t("parameters"), open=False, elem_classes="parameters"):
-            redraw = gr.Number(0, visible=False)
-
-            @gr.render([method, settings], triggers=[method.change, redraw.change, page.load], **QUICK_RENDER)
-            def parameters(name, values):
-                controls.show(name, values, settings)
-
+            redraw = controls.drawn(index, page, method, settings)
             readings = gr.HTML("", elem_classes="readings", js_on_load=None)
         parts = {
             "readings": readings,
@@ -207,6 +202,7 @@ def _buttons() -> tuple[gr.Button, ...]:
     with gr.Row(elem_id="buttons"):
         return (
             gr.Button(t("run"), variant="primary", elem_id="run", min_width=0),
+            gr.Button(t("preview"), elem_id="preview", min_width=0),
             gr.Button(t("measure"), elem_id="measure", min_width=0),
             gr.Button(t("follow"), elem_id="follow", min_width=0),
             gr.Button(t("stop"), elem_id="stop", min_width=0),

@@ -14,10 +14,12 @@ ROWS = (
 )
 LONGEST_VALUE = 32  # characters of a parameter in a column's heading
 ENDINGS = ("length", "time", "stopped")
+DECODES = {"eager": "decode_eager", "graph": "decode_graph"}  # how a step is decoded -> what the page calls it
 
 
 def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> str:
-    """Counts, times and the latency bar, `longest` seconds at full width; dashes before there is an answer.
+    """Counts, times and the latency bar, `longest` seconds at full width; dashes before there is an answer, and for the
+    times of one that was decoded beside others.
 
     `arithmetic` is what the counts would cost elsewhere, by calculation.
     """
@@ -27,9 +29,14 @@ def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> st
     return (
         _kept(f"{t['visual']:,}", f"{t['patches']:,}", t["visual"] / t["patches"] if t["patches"] else 0)
         + _rows(_counts(record))
-        + _bar(phases(record), max(longest, record["seconds"]["total"], 1e-9), record)
+        + _bar({} if shared(record) else phases(record), max(longest, record["seconds"]["total"], 1e-9), record)
         + _arithmetic(arithmetic)
     )
+
+
+def shared(record: dict) -> bool:
+    """Whether it was decoded beside others: then none of its times is a latency."""
+    return record.get("shared", False)
 
 
 def given_up(record: dict) -> tuple[int, int]:
@@ -76,7 +83,9 @@ def conditions(records: list[dict], new: int, temperature: float, repeat: int) -
     drawn = say("greedy") if temperature == 0 else say("drawn", f"{temperature:g}", one["seed"])
     turns = sorted((r for r in records if "turn" in r), key=lambda r: r["turn"])
     order = say("often", repeat) if repeat > 1 else say("once", ", ".join(r["method"] for r in turns))
-    return say("conditions", one["model"], one["device"], one["dtype"], drawn, new, order)
+    order = say("together") if shared(one) else order
+    precision = f"{one['dtype']}, {say(DECODES[one['decode']])}" if "decode" in one else one["dtype"]
+    return say("conditions", one["model"], one["device"], precision, drawn, new, order)
 
 
 def seconds(value: float) -> str:
@@ -96,7 +105,7 @@ def size(value: float) -> str:
 
 
 def _counts(record: dict) -> dict[str, str]:
-    t, s = record["tokens"], record["seconds"]
+    t = record["tokens"]
     lost, visual = given_up(record)
     against = record.get("versus") or {}
     kl, newlines = against.get("kl"), t.get("newlines")
@@ -108,7 +117,7 @@ def _counts(record: dict) -> dict[str, str]:
         size(t["kv_bytes"]),
         say("gone", f"{lost:,}", f"{visual:,}") if lost else say("nothing"),
         _time(record, "first_token"),
-        _time(record, "per_token") if s["per_token"] else "–",
+        _time(record, "per_token"),
         _time(record, "total"),
         f"{against['agreement']:.0%}".replace("%", " %") if against else "–",
         "–" if kl is None else say("nats", f"{kl:.3f}" if kl >= 0.0005 else "&lt; 0.001"),
@@ -117,7 +126,10 @@ def _counts(record: dict) -> dict[str, str]:
 
 
 def _time(record: dict, name: str) -> str:
-    """A time, its spread where it was repeated, and how many times faster than the unpruned one it is."""
+    """A time, its spread where it was repeated, and how many times faster than the unpruned one it is; a dash where
+    there is none."""
+    if shared(record) or (name == "per_token" and not record["seconds"][name]):
+        return "–"
     faster = (record.get("versus") or {}).get("faster", {}).get(name)
     ends = [seconds(end) for end in record.get("spread", {}).get(name, ())]
     spread = f"<small>{say('between', *ends)}</small>" if ends else ""
@@ -144,13 +156,19 @@ def _rows(rows: dict[str, str]) -> str:
 
 def _bar(phases: dict[str, float], longest: float, record: dict | None = None) -> str:
     """The phases from zero, those taken over from an earlier answer said to be, and how many runs the times are of."""
-    reused, runs = (record["reused"], record.get("repeat", 1)) if record else ((), None)
+    reused = record["reused"] if record else ()
     parts = "".join(f'<i class="{name}" style="width:{value / longest:.3%}"></i>' for name, value in phases.items())
     times = {name: say("reused") if name in reused else seconds(phases[name]) for name in PHASES if phases}
     names = "".join(f'<li class="{name}">{say(name)} <b>{times.get(name, "–")}</b></li>' for name in PHASES)
-    badge = f'<li class="badge">{say("n_is", runs)}</li>' if runs else ""
     bar = f'<div class="latency" aria-hidden="true">{parts}</div>'
-    return f'{bar}<ul class="phases" aria-label="{say("where_time")}">{names}{badge}</ul>'
+    return f'{bar}<ul class="phases" aria-label="{say("where_time")}">{names}{_badge(record)}</ul>'
+
+
+def _badge(record: dict | None) -> str:
+    """How many runs the times are of; of a preview, that it is one."""
+    if record is None:
+        return ""
+    return f'<li class="badge">{say("preview") if shared(record) else say("n_is", record.get("repeat", 1))}</li>'
 
 
 def _arithmetic(text: str) -> str:

@@ -57,11 +57,12 @@ def build(
         result = gr.State(None, time_to_live=3600)
         top, below = (status, model, tabs, asking), (bar, columns, overlaps, swept, shown, result)
         page = Page(host, time_limit, scenes, runs, *top, *below)
+        opened = [compare_tab, sweep_tab, results_tab, about_tab]
+        _wire_link(page, blocks, opened)  # the first: the listeners to an event wait for each other
         asked = _wire_runs(page)
         _wire_inputs(page, picks, asked)
         _wire_columns(page)
         _wire_files(page, cards, asked)
-        _wire_link(page, blocks, [compare_tab, sweep_tab, results_tab, about_tab])
         _wire_model(page, asked)
         api.endpoints(host, time_limit)
     return blocks
@@ -70,25 +71,41 @@ def build(
 # ---- the wires
 
 
+def _wire_link(page: Page, blocks: gr.Blocks, tabs: list[gr.Tab]):
+    """What the page holds is written into its address; an address is followed when the page is opened."""
+    held = page.held()
+    write = link.writer({name: field.value for name, field in page.fields().items()})
+    gr.on([part.change for part in held], None, held, None, js=write, **QUICK)
+    for tab in tabs:
+        tab.select(None, js=link.OPENED.format(tab.id), **QUICK)
+
+    def follow(request: gr.Request):
+        return events.follow(page, request.query_params.multi_items())
+
+    followed = blocks.load(follow, None, page.everything(), **QUICK)
+    followed.then(None, js=link.FOLLOWED, **QUICK)
+
+
 def _wire_runs(page: Page) -> list:
-    """Run, Measure, Follow up, a selection by hand, a run of the sweep, and what stops them; returns the events."""
+    """Run, Preview, Measure, Follow up, a selection by hand, a run of the sweep, what stops them; returns events."""
     asking, lanes, setting, opened = page.asking, page.lanes(), page.setting(), page.swept.opened
     fields = [asking.picture, page.bar.budget, asking.question, *asking.options, *asking.sheet, page.result]
     how = {"inputs": [*fields, *lanes], "outputs": page.outputs(), "show_progress_on": asking.message}
     how |= LANE | RAW | WAITING
-    once, often, on = (events.asking(page, mode) for mode in ("run", "measure", "follow"))
+    once, beside, often, on = (events.asking(page, mode) for mode in ("run", "preview", "measure", "follow"))
 
     def by_hand(event: gr.EventData, *values):
         return events.by_hand(page, values, [int(patch) for patch in event.patches])
 
     runs = [
         gr.on([asking.ask.click, asking.question.submit], once, **how),
+        asking.preview.click(beside, **how),
         asking.measure.click(often, **how),
         asking.follow.click(on, **how),
         opened.change(partial(events.opened, page), opened, page.everything(), **QUICK).then(once, **how),
         *(c.parts["panel"].ask(by_hand, lanes, setting, **QUICK).then(once, **how) for c in page.columns),
     ]
-    stopped = asking.stop.click(None, None, None, cancels=runs, **QUICK)
+    stopped = asking.stop.click(page.going.halt, None, None, cancels=runs, **QUICK)
     stopped.then(lambda: say("stopped_now"), None, asking.message, **QUICK)  # after the last update, not beside it
     return runs
 
@@ -120,9 +137,9 @@ def _wire_columns(page: Page):
         button.click(partial(events.preset, page, key), None, [*setting, bar.budget], **QUICK)
     for column in page.columns:
         column.remove.click(partial(events.removed, page, column.index), lanes, setting, **QUICK)
-        changes = [column.settings.change, column.method.change]
         inputs = [column.method, column.settings, page.result]
-        gr.on(changes, partial(events.readings, column.index), inputs, column.parts["readings"], **QUICK)
+        for change in (column.settings.change, column.method.change):  # each its own: deferred, Gradio repeats an event
+            change(partial(events.readings, column.index), inputs, column.parts["readings"], **QUICK)
 
 
 def _wire_files(page: Page, cards: gr.HTML, runs: list):
@@ -142,21 +159,6 @@ def _wire_files(page: Page, cards: gr.HTML, runs: list):
     cards.pick(pick, None, page.everything(), cancels=runs, **QUICK)
     recount, outputs = partial(events.recounted, page), page.outputs()
     gr.on([part.input for part in sheet], recount, [*sheet, page.result], outputs, **QUICK)
-
-
-def _wire_link(page: Page, blocks: gr.Blocks, tabs: list[gr.Tab]):
-    """What the page holds is written into its address; an address is followed when the page is opened."""
-    held = page.held()
-    write = link.writer({name: field.value for name, field in page.fields().items()})
-    gr.on([part.change for part in held], None, held, None, js=write, **QUICK)
-    for tab in tabs:
-        tab.select(None, js=link.OPENED.format(tab.id), **QUICK)
-
-    def follow(request: gr.Request):
-        return events.follow(page, request.query_params.multi_items())
-
-    followed = blocks.load(follow, None, page.everything(), **QUICK)
-    followed.then(None, js=link.FOLLOWED, **QUICK)
 
 
 def _wire_model(page: Page, runs: list):

@@ -1,6 +1,6 @@
 """Everything on the page that an event reads or fills, and where each part of a run is shown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import gradio as gr
@@ -32,6 +32,7 @@ class Page:
     swept: sweep.Sweep
     shown: gr.JSON  # which columns are
     result: gr.State
+    going: run.Going = field(default_factory=run.Going)
 
     def lanes(self) -> list:
         """The components that a `Lanes` is read from."""
@@ -86,17 +87,18 @@ class Page:
         asked = [asking.picture, asking.question, asking.example, asking.truth, self.tabs, self.model]
         return list(dict.fromkeys([*asked, *self.held(), *self.setting(), *self.outputs()]))
 
-    def set(self, lanes: Lanes) -> dict:
-        """The columns as these lanes have them."""
+    def set(self, lanes: Lanes, before: Lanes | None = None) -> dict:
+        """The columns as these lanes have them; where it was as `before`, a column's settings are left alone, for the
+        visitor may be changing them now."""
         updates = {self.shown: lanes.shown, self.bar.add: gr.update(visible=not all(lanes.shown))}
-        for column, on, method, settings in zip(self.columns, lanes.shown, lanes.methods, lanes.settings, strict=True):
+        for i, column in enumerate(self.columns):
+            on, method, settings = lanes.shown[i], lanes.methods[i], lanes.settings[i]
             updates |= {
                 column.box: gr.update(visible=on),
                 column.remove: gr.update(visible=on and sum(lanes.shown) > 1),
-                column.method: method,
-                column.settings: settings,
-                column.redraw: next(FRESH),
             }
+            if before is None or (method, settings) != (before.methods[i], before.settings[i]):
+                updates |= {column.method: method, column.settings: settings, column.redraw: str(next(FRESH))}
         return updates
 
     def setting(self) -> list:

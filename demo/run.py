@@ -9,9 +9,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from gradio.context import LocalContext
 from PIL import Image
 
 from longtail import open_image
@@ -25,13 +27,48 @@ Parts = dict[tuple, object]  # (column or "page", part) -> what it shows now
 log = logging.getLogger(__name__)
 
 
-def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], object] = dict):
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A worker, whose it is, and what stops it."""
+
+    visitor: str | None
+    stop: threading.Event
+    worker: threading.Thread
+
+
+class Going(set[Work]):
+    """What goes on now, for every visitor. Gradio loses a cancellation that comes right after the event began, and the
+    run goes on under a page that says it was stopped: what ends one here is told by the server too."""
+
+    def end(self) -> list[Work]:
+        """Tell this visitor's work to stop; returns it."""
+        mine = [work for work in self.copy() if work.visitor == _visitor()]
+        for work in mine:
+            work.stop.set()
+        return mine
+
+    async def halt(self):
+        """Tell this visitor's work to stop, and wait until it has."""
+        for work in self.end():
+            await asyncio.to_thread(work.worker.join, 5)
+
+
+def _visitor() -> str | None:
+    request = LocalContext.request.get(None)
+    return request and request.session_hash
+
+
+def streamed(
+    produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], object] = dict, going: Going | None = None
+):
     """Turn a generator `produce(stop, *inputs)` into an async event that runs it in a worker of its own.
 
-    `show` makes what Gradio reads of what was produced, or of what went wrong.
+    `show` makes what Gradio reads of what was produced, or of what went wrong; `going` knows it while it goes on.
 
     The worker waits until an update was taken before it goes on: drawing the page never runs beside a measured token.
     """
+
+    going = Going() if going is None else going
 
     async def event(*inputs):
         loop, items = asyncio.get_running_loop(), asyncio.Queue()
@@ -55,6 +92,7 @@ def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], ob
 
         asked_by = contextvars.copy_context()  # a Space counts a visitor's share of its GPUs by Gradio's request
         worker = threading.Thread(target=asked_by.run, args=(work,), name="comparison", daemon=True)
+        going.add(this := Work(_visitor(), stop, worker))
         worker.start()
         try:
             while (item := await items.get()) is not DONE:
@@ -63,6 +101,7 @@ def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], ob
         finally:
             stop.set()
             taken.release()
+            going.discard(this)
             await asyncio.shield(asyncio.to_thread(worker.join, 5))
 
     return event

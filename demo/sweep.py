@@ -80,11 +80,11 @@ def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, sc
     sheet = table(say("sweep_table"), elem_classes="sweep-table")
     refused = gr.HTML("", html_template=TEXT, elem_classes="sweep-refused", js_on_load=None)
     conditions = gr.HTML("", html_template=TEXT, elem_classes="sweep-conditions", js_on_load=None)
-    opened, rows = gr.JSON(visible="hidden"), gr.State([])
+    opened, rows, going = gr.JSON(visible="hidden"), gr.State([]), run.Going()
     parts = Parts(message, trouble, bar, figures, sheet, refused, conditions, rows)
     _wire_asking(host, asked, planned, scenes)
-    running = _wire_sweep(_sweeping(host, time_limit, scenes), parts, go, [image, question, *asked.values()])
-    stopped = stop.click(None, None, None, cancels=[running], **QUICK)
+    running = _wire_sweep(_sweeping(host, time_limit, scenes), parts, go, [image, question, *asked.values()], going)
+    stopped = stop.click(going.halt, None, None, cancels=[running], **QUICK)
     ended = say("sweep_stopped"), 0
     stopped.then(lambda: ended, None, [message, bar], **QUICK)  # after the last update, not beside it
     for picked in (*(figure.point for figure in figures.values()), sheet.row):
@@ -207,7 +207,7 @@ def _kind(n: int, parameter: str, methods: str) -> str:
     return say("sweep_value_of", parameter, methods) if n == 1 else say("sweep_values_of", n, parameter, methods)
 
 
-def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list):
+def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list, going: run.Going):
     places = {name: getattr(parts, name) for name in ("message", "trouble", "bar", "sheet", "refused", "conditions")}
     places |= {"rows": parts.rows, **parts.figures}
 
@@ -218,7 +218,7 @@ def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list):
         return {places[name]: value for name, value in produced.items()}
 
     go.click(None, None, parts.message, js=f"() => {say('sweep_waiting')!r}", **QUICK)
-    return go.click(run.streamed(sweeping, show), inputs, list(places.values()), **LANE, **RAW, **PRIVATE)
+    return go.click(run.streamed(sweeping, show, going), inputs, list(places.values()), **LANE, **RAW, **PRIVATE)
 
 
 def _sweeping(host: Host, time_limit: float, scenes: list[Example]):

@@ -38,6 +38,7 @@ TEXTS = {
     "run": ("Run", "运行"),
     "stop": ("Stop", "停止"),
     "clear": ("Clear", "清空"),
+    "preview": ("Preview", "预览"),
     "measure": ("Measure", "测量"),
     "follow": ("Follow up", "追问"),
     "more": ("More", "更多"),
@@ -100,6 +101,7 @@ TEXTS = {
     ),
     # what is going on
     "answering": ("{} is answering, {} of {} …", "{} 正在回答，第 {} 个，共 {} 个 …"),
+    "previewing": ("A preview: all {} methods answer at once …", "预览中：{} 种方法同时回答 …"),
     "measuring": ("Measuring, round {} of {}: {} …", "测量中，第 {} 轮，共 {} 轮：{} …"),
     "warming": ("Warming up: {} …", "预热中：{} …"),
     "done": ("Done. Change anything and run again.", "完成。可修改后再次运行。"),
@@ -197,6 +199,12 @@ TEXTS = {
     "greedy": ("greedy", "贪心"),
     "drawn": ("temperature {}, seed {}", "温度 {}，种子 {}"),
     "once": ("n = 1: one run each, one after another, shuffled: {}", "n = 1：各运行一次，依次进行，已打乱：{}"),
+    "together": (
+        "Preview: all methods at once, sharing the tower and the decode steps; press Run or Measure for times",
+        "预览：所有方法同时进行，共享视觉塔与解码步骤；要看时间，请点击“运行”或“测量”",
+    ),
+    "decode_eager": ("eager decode", "即时执行解码"),
+    "decode_graph": ("decode as a CUDA graph", "以 CUDA 图解码"),
     "often": (
         "median (least to most) of {} after one warm-up, order shuffled each round",
         "{} 次的中位数（最小至最大），预热一次，每轮打乱顺序",
@@ -219,8 +227,8 @@ TEXTS = {
     ),
     "foot_2": ("How the numbers are taken", "数字如何得来"),
     "foot_2_text": (
-        "Each method runs alone, the whole way from pixels to the last word, on the engine that the command line and the library use. Time to first token covers preprocessing, vision tower, method and prefill; time per token is the median of the later ones. Drawing this page is not in it. One run is one run: read its times as an impression, or press Measure. Counts are exact. Agreement is of words; first-token KL is of the very first token, which can be a formality such as a space: then it is small whatever follows.",
-        "每种方法单独运行，从像素到最后一个词，使用与命令行和库相同的引擎。首 token 时间包括预处理、视觉塔、方法与预填充；每 token 时间是其后各 token 的中位数，不含页面绘制。一次运行只是一次：时间仅供参考，或点击“测量”。数量是精确的。一致度按词计算；首 token KL 只看第一个 token，它可能只是空格之类的形式，此时无论后文如何都很小。",
+        "Each method runs alone, the whole way from pixels to the last word, on the engine that the command line and the library use. Time to first token covers preprocessing, vision tower, method and prefill; time per token is the median of the later ones. Drawing this page is not in it. One run is one run: read its times as an impression, or press Measure. Preview runs all methods at once, so it shows no times. Counts are exact. Agreement is of words; first-token KL is of the very first token, which can be a formality such as a space: then it is small whatever follows.",
+        "每种方法单独运行，从像素到最后一个词，使用与命令行和库相同的引擎。首 token 时间包括预处理、视觉塔、方法与预填充；每 token 时间是其后各 token 的中位数，不含页面绘制。一次运行只是一次：时间仅供参考，或点击“测量”。“预览”让所有方法同时运行，因此不显示时间。数量是精确的。一致度按词计算；首 token KL 只看第一个 token，它可能只是空格之类的形式，此时无论后文如何都很小。",
     ),
     "foot_3": ("What may be asked", "可以问什么"),
     "foot_3_text": (

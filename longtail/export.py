@@ -146,7 +146,8 @@ def _csv(comparison: Comparison) -> str:
     for record in comparison.records:
         flat = record | record["tokens"]
         row = {name: flat[name] for name in COLUMNS} | {"params": json.dumps(record["params"])}
-        row |= {f"seconds_{name}": record["seconds"][name] for name in TIMES}
+        times = {} if record.get("shared") else record["seconds"]  # what was decoded beside others has no latency
+        row |= {f"seconds_{name}": times.get(name) for name in TIMES}
         row |= {name: record.get("versus", {}).get(name) for name in VERSUS}
         writer.writerow(row | {"repeat": record["repeat"], "conditions": comparison.conditions})
     return out.getvalue()

@@ -110,6 +110,8 @@ class Record(Shape):
     spread: dict[Literal[TIMES], tuple[Seconds, Seconds]] = {}
     reused: list[Name] = []
     repeat: Annotated[int, Field(ge=1, le=10_000)] = 1
+    shared: bool = False
+    decode: Literal["eager", "graph"] | None = None
     turn: Pair | None = None
     memory: Count
     curve: Curve | None
@@ -186,8 +188,8 @@ def read(text: str) -> Comparison:
         raise ValueError(f"the picture in this report is damaged ({error}): export it again") from None
     records = [record.model_dump(mode="json", exclude_none=False) for record in file.answers]
     for record in records:
-        for name in ("turn", "versus"):
-            if record[name] is None:
+        for name in ("turn", "versus", "decode", "shared"):
+            if not record[name]:
                 del record[name]
     return Comparison(records, file.conditions, crop, file.grid)
 
@@ -246,10 +248,11 @@ def _rows(record: dict) -> dict[str, str]:
         "KV entries": f"{tokens['kv_entries']:g}",
         "KV bytes": f"{tokens['kv_bytes']:,}",
         **{name.replace("_", " "): _time(record, name) for name in TIMES},
-        **{name: "reused" for name in record.get("reused", ())},
+        **({} if record.get("shared") else {name: "reused" for name in record.get("reused", ())}),
     }
     if against:
-        faster = {name: f"{value:.2f}×" for name, value in against["faster"].items() if value is not None}
+        faster = {} if record.get("shared") else against["faster"]
+        faster = {name: f"{value:.2f}×" for name, value in faster.items() if value is not None}
         rows |= {"agreement with Full": f"{against['agreement']:.0%}"}
         rows |= {} if against["kl"] is None else {"first-token KL": f"{against['kl']:.2g} nats"}
         rows |= {f"{name.replace('_', ' ')} faster than Full": value for name, value in faster.items()}
@@ -257,6 +260,8 @@ def _rows(record: dict) -> dict[str, str]:
 
 
 def _time(record: dict, name: str) -> str:
+    if record.get("shared"):
+        return "–"
     ends = record.get("spread", {}).get(name)
     spread = f"<small>{1000 * ends[0]:.1f} to {1000 * ends[1]:.1f}</small>" if ends else ""
     return f"{spread}{1000 * record['seconds'][name]:.1f} ms"

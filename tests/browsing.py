@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from demo import board, look, page
 
-expect.set_options(timeout=20_000)  # a loaded machine is no failure
+expect.set_options(timeout=40_000)  # a loaded machine is no failure
 
 
 @contextmanager
@@ -123,13 +123,33 @@ def says(tab, text):
     expect(tab.locator("#message")).to_contain_text(text)
 
 
+def ran(tab):
+    """Press Run and wait until that run is over: what an earlier one said is wiped away, its event is done with."""
+    idle()
+    tab.wait_for_timeout(300)  # Gradio passes a click over until the browser has read that the event before is complete
+    tab.locator("#message p").evaluate("it => { it.textContent = ''; }")
+    press(tab, "Run")
+    says(tab, "Done")
+
+
 def refuses(tab, sentence):
     expect(tab.locator("#trouble")).to_contain_text(sentence)
 
 
-def slowly(monkeypatch, first=0.0, each=0.0):
+@contextmanager
+def holding(tab):
+    """What the page asks of the server waits until this is left."""
+    held = []
+    tab.route("**/run/predict*", lambda route: held.append(route))
+    yield
+    for route in held:
+        route.continue_()
+    tab.unroute("**/run/predict*")
+
+
+def slowly(monkeypatch, first=0.0, each=0.0, name="generate", of=board):
     """Have the engine take its time."""
-    engine = board.generate
+    engine = getattr(of, name)
 
     def generate(*arguments, **options):
         time.sleep(first)
@@ -137,4 +157,4 @@ def slowly(monkeypatch, first=0.0, each=0.0):
             yield answer
             time.sleep(each)
 
-    monkeypatch.setattr(board, "generate", generate)
+    monkeypatch.setattr(of, name, generate)

@@ -104,6 +104,23 @@ def test_compare_without_more_than_it_needs(ask):
     assert [answer["method"] for answer in record["answers"]] == ["Full", "LongTail", "Random"]
 
 
+def test_preview_is_the_librarys_without_times(ask, llava):
+    methods = ["Full", "LongTail:alpha=0.5", "Random"]
+    theirs = ask("/preview", handle_file(PICTURE), "What is it?", methods, budget=9, max_new_tokens=6, seed=1)
+    reducers = [longtail.Full(), longtail.LongTail(alpha=0.5, budget=9), longtail.Random(budget=9)]
+    for record, reducer in zip(theirs["answers"], reducers, strict=True):
+        alone = longtail.answer(llava, PICTURE, "What is it?", reducer, max_new_tokens=6, seed=1)
+        assert record["answer"] == alone.text and record["tokens"]["visual"] == alone.tokens.visual
+        assert record["shared"] is True and not any(record["seconds"].values())
+    assert "faster" in theirs["answers"][1]["versus"] and not any(theirs["answers"][1]["versus"]["faster"].values())
+    assert theirs["grid"] == [6, 6] and "press Run or Measure for times" in theirs["conditions"]
+
+
+def test_a_method_that_cannot_run_is_said_of_a_preview(ask):
+    with pytest.raises(AppError, match="no CLIP text tower"):
+        ask("/preview", handle_file(PICTURE), "What is it?", ["Full", "TRIM"], max_new_tokens=2)
+
+
 def test_two_at_once_do_not_mix(url, llava):
     questions = [
         (p, q) for q in ("What is it?", "Is it red, or is it not?") for p in ("place.png", "word-on-texture.png")
@@ -150,6 +167,8 @@ def test_two_at_once_do_not_mix(url, llava):
         ("/compare", {"methods": ["Full"] * 9}, "The argument methods must be a list of 1 to 8 methods"),
         ("/compare", {"methods": ["Full", None]}, "The argument method must be text, got None"),
         ("/compare", {"budget": 577}, "The argument budget must be a whole number between 0 and 576"),
+        ("/preview", {"methods": []}, "The argument methods must be a list of 1 to 8 methods"),
+        ("/preview", {"question": " "}, "The question is empty"),
         ("/compare", {"repeat": 21}, "The argument repeat must be a whole number between 1 and 20"),
         ("/compare", {"repeat": True}, "The argument repeat must be a whole number"),
     ],
@@ -192,7 +211,9 @@ def post(url):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("endpoint, more", [("/answer", ["Full", None]), ("/compare", [["Full"], 0, 1])])
+@pytest.mark.parametrize(
+    "endpoint, more", [("/answer", ["Full", None]), ("/preview", [["Full"], 0]), ("/compare", [["Full"], 0, 1])]
+)
 def test_only_an_upload_is_opened(post, endpoint, more, image):
     said = post(endpoint, json.dumps([image, "What is it?", *more, 2, 0, 0]))
     assert said["error"] == api.NO_FILE
@@ -228,8 +249,8 @@ def test_a_failure_is_not_told_in_full(ask, monkeypatch, caplog):
 
 
 def test_they_share_the_pages_line(built):
-    lanes = [fn for fn in built.fns.values() if fn.api_name in ("answer", "compare")]
-    assert len(lanes) == 2 and api.LANE == page.LANE
+    lanes = [fn for fn in built.fns.values() if fn.api_name in ("answer", "preview", "compare")]
+    assert len(lanes) == 3 and api.LANE == page.LANE
     assert all((fn.concurrency_id, fn.concurrency_limit) == ("model", 1) for fn in lanes)
 
 
@@ -331,7 +352,7 @@ def test_the_readmes_program_runs(url, capsys):
 def test_every_argument_is_described(built):
     """The docstrings are all that an MCP client knows."""
     public = {fn.api_name: fn.fn for fn in built.fns.values() if fn.api_visibility == "public"}
-    assert set(public) == {"methods", "answer", "compare"}
+    assert set(public) == {"methods", "answer", "preview", "compare"}
     for endpoint in public.values():
         description, arguments, _ = get_function_description(endpoint)
         assert len(description) > 40

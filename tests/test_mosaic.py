@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import press, says
+from browsing import press, ran, says
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -31,11 +31,6 @@ def scenes(tmp_path_factory):
         listed.append({"image": f"{name}.png", "question": f"Is it {name}?", "answer": "Yes", "note": "noise"})
     (folder / "examples.json").write_text(json.dumps(listed))
     return folder
-
-
-def ran(tab):
-    press(tab, "Run")
-    says(tab, "Done")
 
 
 def views_of(llava, scenes, name: str) -> list[dict]:

@@ -8,12 +8,14 @@ import re
 import sys
 import threading
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
 import torch
+from gradio.context import LocalContext
 from PIL import Image, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,7 +43,7 @@ from demo import (
 from longtail import REDUCERS, LongTail, Reducer, make, param
 from longtail.export import PHASES
 from longtail.export import phases as export_phases
-from longtail.similarity import long_tail
+from longtail.similarity import READINGS, long_tail
 
 # ---- controls
 
@@ -89,6 +91,18 @@ def test_a_text_is_a_text_field(monkeypatch):
     with gr.Blocks():
         field = controls.show("Written", {"Written": {"patches": "1, 2"}}, gr.JSON())["patches"]
     assert isinstance(field, gr.Textbox) and (field.value, field.label, field.info) == ("1, 2", "patches", "which")
+
+
+def test_limits_move_with_the_reading_alone():
+    with gr.Blocks() as page:
+        store = gr.JSON()
+        controls.show("LongTail", {}, store)
+    write, limit = (fn.js for fn in page.fns.values())
+    assert '"heavy": 0.5' in write and '["LongTail"]: changed' in write
+    table = json.loads(limit.partition("limits = ")[2].partition("[JSON")[0])
+    assert {reading: limits[0] for reading, limits in table.items()} == {
+        json.dumps([reading]): list(LongTail.limits("alpha", reading=reading)) for reading in READINGS
+    }
 
 
 def test_settings_belong_to_their_method():
@@ -613,6 +627,38 @@ def test_what_ends_the_event_ends_the_work():
     assert closed.is_set() and not working()
 
 
+def test_a_stop_ends_the_visitors_own_work_whatever_gradio_cancels():
+    going, seen = run.Going(), {"ada": [], "bob": []}
+
+    def asks(name, updates):
+        async def visit():
+            LocalContext.request.set(gr.Request(session_hash=name))
+            async for item in run.streamed(lambda stop: updates, dict, going)():
+                seen[name].append(item)
+
+        return asyncio.create_task(visit())
+
+    def stops(name):
+        async def press():
+            LocalContext.request.set(gr.Request(session_hash=name))
+            await going.halt()
+
+        return asyncio.create_task(press())
+
+    async def both():
+        bob = asks("bob", ({"n": 1} for _ in count()))
+        while not seen["bob"]:
+            await asyncio.sleep(0.01)
+        ada = asks("ada", ({"n": i} for i in range(3)))
+        await stops("carol")
+        assert {work.visitor for work in going} == {"ada", "bob"} and not seen["ada"], "she waits for his"
+        await stops("bob")
+        await asyncio.wait_for(asyncio.gather(ada, bob), 20)
+
+    asyncio.run(both())
+    assert len(seen["ada"]) == 3 and not going and not working()
+
+
 def test_the_worker_waits_for_the_page():
     made = []
 
@@ -687,8 +733,8 @@ def test_examples_are_there():
         assert longtail.open_image(example.image) and example.question and example.answer and example.note
 
 
-def test_three_endpoints_are_public(llava, scenes):
+def test_four_endpoints_are_public(llava, scenes):
     """What the page itself does is its own: tests/test_api.py has the rest."""
     built = page.build(llava, examples=scenes)
     named = [fn.api_name for fn in built.fns.values() if fn.api_visibility == "public"]
-    assert sorted(named) == ["answer", "compare", "methods"]
+    assert sorted(named) == ["answer", "compare", "methods", "preview"]

@@ -118,7 +118,7 @@ def test_no_choice_is_taken_for_a_label():
 @pytest.mark.parametrize("locale", HEADS)
 def test_every_tab_speaks_the_visitors_language(visit, locale):
     tab, said = visit(locale=locale), HEADS[locale]
-    assert tab.get_by_role("tab").all_inner_texts() == said["tabs"]
+    expect(tab.get_by_role("tab")).to_have_text(said["tabs"])
     sweeps(tab, said)
     shows_results(tab, said)
     tells_about(tab, said)
@@ -136,7 +136,9 @@ def sweeps(tab, said):
     expect(tab.locator(".sweep-go")).to_have_text(said["go"])
     tab.locator(".sweep-go").click()
     expect(tab.locator(".sweep-message p")).to_contain_text(said["done"])
-    assert tab.locator(".sweep-table th[scope=col]").all_inner_texts()[:8] == said["rows"]
+    heads = tab.locator(".sweep-table th[scope=col]")
+    expect(heads.first).to_be_visible()
+    assert heads.all_inner_texts()[:8] == said["rows"]
     expect(tab.locator(".by-tokens .annotation-text", has_text=said["up"])).to_be_visible()
 
 
@@ -145,7 +147,9 @@ def shows_results(tab, said):
     expect(tab.locator(".results-head h2")).to_have_text(said["results"])
     expect(tab.locator(".results-choose input").first).to_have_value(said["mean"])
     expect(tab.locator(".results-shown p")).to_have_text(said["shown"])
-    assert tab.locator(".results-table tbody tr").first.locator("th, td").all_inner_texts()[:3] == said["first"]
+    row = tab.locator(".results-table tbody tr").first
+    expect(row).to_be_visible()
+    assert row.locator("th, td").all_inner_texts()[:3] == said["first"]
 
 
 def tells_about(tab, said):
