@@ -78,6 +78,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("quantization", "none", "none, int8 or int4", metavar="{none,int8,int4}")
     flag("double-quantization", "on", "off: int4 keeps its scales in float32", type=switch)
     flag("attention", "sdpa", "sdpa or flash_attention_2")
+    flag("pixels", "exact", "exact: as transformers makes them; fast: a few grey levels off")
+    flag("eager", "off", "on: nothing is captured as a CUDA graph", nargs="?", const="on", type=switch)
     flag("device", "auto", "auto, cpu, cuda or cuda:N")
     flag("host", None, "address to listen on; None: this machine alone, or what Gradio's own variables say")
     flag("port", None, "port to listen on; None: the first free one from 7860", type=between(1, 65535))
@@ -147,9 +149,8 @@ def loaded(flags: argparse.Namespace, name: str, progress=None):
             told(step)
 
     own = {"revision": flags.revision, "adapter": flags.adapter} if name == flags.model else {}
-    how = {
-        name: getattr(flags, name) for name in ("dtype", "quantization", "double_quantization", "attention", "device")
-    }
+    named = ("dtype", "quantization", "double_quantization", "attention", "pixels", "eager", "device")
+    how = {name: getattr(flags, name) for name in named}
     llava = longtail.load(name, **how, **own, progress=tell)
     tell(Progress("warm_up", 0, 1))
     warm_up(llava)

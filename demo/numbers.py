@@ -14,7 +14,6 @@ ROWS = (
 )
 LONGEST_VALUE = 32  # characters of a parameter in a column's heading
 ENDINGS = ("length", "time", "stopped")
-DECODES = {"eager": "decode_eager", "graph": "decode_graph"}  # how a step is decoded -> what the page calls it
 
 
 def table(record: dict | None, longest: float = 0.0, arithmetic: str = "") -> str:
@@ -84,7 +83,9 @@ def conditions(records: list[dict], new: int, temperature: float, repeat: int) -
     turns = sorted((r for r in records if "turn" in r), key=lambda r: r["turn"])
     order = say("often", repeat) if repeat > 1 else say("once", ", ".join(r["method"] for r in turns))
     order = say("together") if shared(one) else order
-    precision = f"{one['dtype']}, {say(DECODES[one['decode']])}" if "decode" in one else one["dtype"]
+    how = [say("fast")] * (one.get("pixels") == "fast")
+    how += [say("graphs", ", ".join(say(f"as_{phase}") for phase in one["graphs"]))] if one.get("graphs") else []
+    precision = ", ".join([one["dtype"], *how])
     return say("conditions", one["model"], one["device"], precision, drawn, new, order)
 
 

@@ -203,8 +203,11 @@ TEXTS = {
         "Preview: all methods at once, sharing the tower and the decode steps; press Run or Measure for times",
         "预览：所有方法同时进行，共享视觉塔与解码步骤；要看时间，请点击“运行”或“测量”",
     ),
-    "decode_eager": ("eager decode", "即时执行解码"),
-    "decode_graph": ("decode as a CUDA graph", "以 CUDA 图解码"),
+    "fast": ("fast pixels", "快速像素"),
+    "graphs": ("{} as CUDA graphs", "以 CUDA 图运行{}"),
+    "as_vision": ("tower", "视觉塔"),
+    "as_prefill": ("prefill", "预填充"),
+    "as_decode": ("decode", "解码"),
     "often": (
         "median (least to most) of {} after one warm-up, order shuffled each round",
         "{} 次的中位数（最小至最大），预热一次，每轮打乱顺序",

@@ -111,7 +111,6 @@ class Record(Shape):
     reused: list[Name] = []
     repeat: Annotated[int, Field(ge=1, le=10_000)] = 1
     shared: bool = False
-    decode: Literal["eager", "graph"] | None = None
     turn: Pair | None = None
     memory: Count
     curve: Curve | None
@@ -188,7 +187,7 @@ def read(text: str) -> Comparison:
         raise ValueError(f"the picture in this report is damaged ({error}): export it again") from None
     records = [record.model_dump(mode="json", exclude_none=False) for record in file.answers]
     for record in records:
-        for name in ("turn", "versus", "decode", "shared"):
+        for name in ("turn", "versus", "shared"):
             if not record[name]:
                 del record[name]
     return Comparison(records, file.conditions, crop, file.grid)

@@ -112,9 +112,8 @@ def test_captured_forms_read_as_launched_ones_do(taped):
     )
     for _ in range(3):  # launched, captured, replayed
         assert torch.allclose(captured.run(), one.run(), atol=1e-4)
-    assert (
-        not graph.Graphs.of(taped).prompts.refused and sum(made is not None for made in graph.Graphs.of(taped).prompts.kept.values()) == 1
-    )
+    prompts = graph.Graphs.of(taped).prompts
+    assert not prompts.refused and sum(made is not None for made in prompts.kept.values()) == 1
 
 
 @torch.inference_mode()

@@ -122,8 +122,10 @@ def test_on_a_cpu_nothing_is_captured(llava, picture):
 def test_what_can_be_captured(device, places, quantization, can):
     """One GPU, and no matrix whose product waits for the host."""
     model = SimpleNamespace(hf_device_map=places)
-    here = SimpleNamespace(device=torch.device(device), model=model, quantization=quantization)
+    here = SimpleNamespace(device=torch.device(device), model=model, quantization=quantization, eager=False)
     assert Llava.capturable.fget(here) is can
+    here.eager = True
+    assert not Llava.capturable.fget(here)
 
 
 def test_nothing_in_a_step_asks_the_host(llava, monkeypatch):

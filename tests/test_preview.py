@@ -128,13 +128,11 @@ def test_it_runs_where_a_gpu_is_lent(llava, picture, reducers):
     assert [said(shown, column) for column in range(3)] == [said(here, column) for column in range(3)]
 
 
-def test_how_a_step_is_decoded_is_a_condition(llava, picture):
+def test_graphs_and_fast_pixels_are_conditions(llava, picture):
     record = medians([longtail.answer(llava, picture, "What is it?", max_new_tokens=2).record()])
-    told = {
-        decode: words.english(numbers.conditions([record | {"decode": decode}], 2, 0.0, 1))
-        for decode in ("eager", "graph")
-    }
-    assert "float32, eager decode ·" in told["eager"] and "float32, decode as a CUDA graph ·" in told["graph"]
+    replayed = record | {"graphs": ["vision", "decode"], "pixels": "fast"}
+    plain, told = (words.english(numbers.conditions([one], 2, 0.0, 1)) for one in (record, replayed))
+    assert "float32 ·" in plain and "float32, fast pixels, tower, decode as CUDA graphs ·" in told
 
 
 # ---- in a browser

@@ -29,11 +29,13 @@ def load(
     attention: str = "sdpa",
     double_quantization: bool = True,
     pixels: str = "exact",
+    eager: bool = False,
     progress: Tell | None = None,
 ) -> Llava:
     """A model ready to answer. `auto`: the GPU where there is one, in bfloat16 (float16 where it has none); else the
     CPU, in float32. `adapter`: a LoRA adapter, folder or hub id. `pixels`: exact, bit for bit as transformers' Pillow
-    processors make them, or fast, a few grey levels off (`models.pixels`). `progress` is told each `Progress`.
+    processors make them, or fast, a few grey levels off (`models.pixels`). `eager`: nothing is ever captured as a CUDA
+    graph. `progress` is told each `Progress`.
 
     Raises ValueError, before a weight is fetched, for whatever is known to fail by then: an unknown name or option, a
     family we do not know, packages or files that are missing, no network, no room on disk or in memory.
@@ -62,6 +64,7 @@ def load(
         tell(Progress("adapter", 1, 1, adapter))
     processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     llava = family(model, processor, short_name(name), str(folder), quantization, pixels)
+    llava.eager = eager
     commit = "" if Path(place).is_dir() else folder.name
     llava.loaded = Loaded(commit, adapter or "", held(model), before, memory.free(device))
     return llava

@@ -40,6 +40,7 @@ class Llava:
     """A LLaVA-1.5 model and its processor."""
 
     loaded: Loaded | None = None  # how it came into memory, where `load` brought it
+    eager = False  # whether nothing may be captured as a CUDA graph
     graphs: object | None = None  # a `graph.Graphs`, once something was to be captured
 
     def __init__(
@@ -141,10 +142,11 @@ class Llava:
 
     @property
     def capturable(self) -> bool:
-        """Whether a decode step can be captured as a CUDA graph: on one GPU, and nothing in it asks the host, as
-        LLM.int8() does for the outliers of each matrix it multiplies."""
+        """Whether its work can be captured as a CUDA graph: on one GPU, and nothing in it asks the host, as LLM.int8()
+        does for the outliers of each matrix it multiplies."""
         places = set(getattr(self.model, "hf_device_map", {}).values())
-        return self.device.type == "cuda" and len(places) < 2 and self.quantization != "int8"
+        alone = self.device.type == "cuda" and len(places) < 2
+        return alone and self.quantization != "int8" and not self.eager
 
     @property
     def states(self) -> tuple[int, int, int]:
