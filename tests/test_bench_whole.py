@@ -74,7 +74,7 @@ def stages(first, decode, wall):
     """An entry of one run of so many seconds, and its wall clock."""
     seconds = dict(preprocess=0.0, vision=0.0, method=0.0, prefill=first, first_token=first, total=first + decode)
     tokens = SimpleNamespace(visual=4, prompt=10, generated=2, layers=(4,) * 6)
-    answer = SimpleNamespace(seconds=SimpleNamespace(**seconds), tokens=tokens, prefill="eager", decode="eager")
+    answer = SimpleNamespace(seconds=SimpleNamespace(**seconds), tokens=tokens, graphs=())
     entry = Entry("TopK", 4, longtail.make("TopK", budget=4), answers=[answer])
     return entry, np.array([wall])
 
