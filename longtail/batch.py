@@ -6,14 +6,17 @@ Their tokens are those they would have alone. Their times are not: each waits fo
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from . import merged
 from .clock import Clock, Halted, Seconds
+from .decoder import Decoder
 from .generate import Answer, Sampling, _Run
-from .graph import Graphs
+from .graph import Graphs, Steps
 from .models.llava import Llava, Prompt
 from .reducer import Reducer
 from .seen import Seen, look
@@ -54,7 +57,7 @@ def preview(
     _begin(llava, max_new_tokens)
     sampling, image = Sampling(temperature, top_p, seed), llava.open(image)
     clock = Together(llava.device, stop, time_limit)
-    graphs = Graphs.of(llava, eager)  # of tower and prompts; steps, which differ in who takes part, are launched
+    graphs = Graphs.of(llava, eager)
     runs = [_Run(llava, reducer, question, preface, history, sampling, clock, graphs) for reducer in reducers]
     said: list[Answer | str | None] = [None] * len(runs)
     outside = [reducer for reducer in reducers if "trim" not in reducer.active()]
@@ -72,8 +75,9 @@ def preview(
         said[i] = _take(run, merged.attempt(run.begin, image, seen, views, max_new_tokens), max_new_tokens)
         yield list(said)
         clock.restart()
+    pace = _Pace(llava, graphs is not None)
     while live := {i: runs[i] for i, answer in enumerate(said) if _goes_on(answer)}:
-        for i, answer in _step(live, max_new_tokens).items():
+        for i, answer in _step(live, max_new_tokens, pace).items():
             said[i] = answer
         yield list(said)
         clock.restart()
@@ -90,6 +94,7 @@ def generate_batch(
     stop=None,
     time_limit: float | None = None,
     batch: int = 8,
+    eager: bool = False,
 ) -> Iterator[tuple[int, Answer | str]]:
     """The last Answer to each (image, question, reducer), with its number in `asked`, in the order they end.
 
@@ -97,12 +102,13 @@ def generate_batch(
     images go through the tower as one batch (the same image once; a reducer that acts inside it alone), their prompts
     through the language model as one, and they join those being decoded. Nothing is padded. What cannot run yields the
     sentence (str) why, and stops no other. `time_limit` is seconds of work from when an answer is taken up, that on
-    those beside it included; once `stop` is set nothing more is taken up, and what was not has no answer.
+    those beside it included; once `stop` is set nothing more is taken up, and what was not has no answer. `eager` as of
+    `generate`.
     Raises ValueError for an option that cannot be used.
     """
     _begin(llava, max_new_tokens, batch)
     desk, sampling = _Desk(llava, max_new_tokens), Sampling(temperature, top_p, seed)
-    waiting, live = enumerate(asked), {}
+    waiting, live, pace = enumerate(asked), {}, _Pace(llava, Graphs.of(llava, eager) is not None)
     while True:
         said, places = {}, batch - len(live)
         if 2 * places >= batch and not (stop is not None and stop.is_set()):
@@ -115,7 +121,7 @@ def generate_batch(
             live |= {at: run for at, (_, run) in taken.items()}
         if not live:
             return
-        said |= _step({at: run for at, run in live.items() if at not in said}, max_new_tokens)
+        said |= _step({at: run for at, run in live.items() if at not in said}, max_new_tokens, pace)
         for run in live.values():
             run.clock.lap("work")
         yield from ((at, answer) for at, answer in said.items() if not _goes_on(answer))
@@ -180,14 +186,30 @@ class _Desk:
         return key, made[key, question]
 
 
-def _step(runs: dict[int, _Run], limit: int) -> dict[int, Answer | str]:
+@dataclass
+class _Pace:
+    """How steps are read: op by op, or, as long as the same answers go on, as a captured graph."""
+
+    llava: Llava
+    graphs: bool
+    steps: Steps | None = None
+
+    def step(self, rows: list[Decoder], tokens: Tensor) -> list[merged.Result]:
+        """One more token id of each [B]."""
+        if not self.graphs:
+            return merged.step(self.llava, rows, tokens)
+        if self.steps is None or self.steps.rows != tuple(rows):
+            self.steps = Steps(*rows, read=partial(merged.read, self.llava, rows))
+        return merged.evicted(rows, self.steps.read(tokens))
+
+
+def _step(runs: dict[int, _Run], limit: int, pace: _Pace) -> dict[int, Answer | str]:
     """One token more of each, or why there is none."""
     said = {at: _told(run, reason) for at, run in runs.items() if (reason := run.clock.halted())}
     going = {at: run for at, run in runs.items() if at not in said}
     if going:
-        llava = next(iter(going.values())).llava
-        newest = torch.tensor([run.ids[-1] for run in going.values()], device=llava.device)
-        read = merged.step(llava, [run.decoder for run in going.values()], newest)
+        newest = torch.tensor([run.ids[-1] for run in going.values()], device=pace.llava.device)
+        read = pace.step([run.decoder for run in going.values()], newest)
         said |= {at: _take(run, result, limit) for (at, run), result in zip(going.items(), read, strict=True)}
     return said
 

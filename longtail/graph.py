@@ -22,25 +22,34 @@ log = logging.getLogger("longtail")
 
 
 class Steps:
-    """The decode steps of one answer; the first ones are launched op by op, warm the device up, and count all the same.
+    """Decode steps of one answer, or of several together as long as they are the same ones; the first are launched op
+    by op, warm the device up, and count all the same.
 
-    `step` does what `Decoder.step` does. The cache holds still from now on (`Slots.hold_still`), so that every step
-    does the same work on the same memory. What a reducer gives up is decided outside of the graph, after each replay:
-    those few launches hide behind the step's work. Capturing takes about as long as a step that is launched; a shorter
-    answer is over before.
+    The caches hold still from now on (`Slots.hold_still`), so that every step does the same work on the same memory.
+    What a reducer gives up is decided outside of the graph, after each replay: those few launches hide behind the
+    step's work. Capturing takes about as long as a step that is launched; a shorter answer is over before.
     """
 
-    def __init__(self, decoder):
-        self.decoder, self.token = decoder, torch.zeros(1, dtype=torch.long, device=decoder.model.device)
+    def __init__(self, *rows, read: Callable[[Tensor], Tensor] | None = None):
+        """`rows`: their decoders. `read`: what reads a token id of each [B] and returns logits; that of the one row."""
+        self.rows, self.work = rows, read or rows[0].read
+        self.token = torch.zeros(len(rows), dtype=torch.long, device=rows[0].model.device)
         self.launched, self.replay, self.logits, self.refused = 0, None, None, False
-        for ledger in decoder.distinct():
+        for ledger in self._ledgers():
             ledger.hold_still()
 
     def step(self, token: Tensor) -> Tensor:
-        """Read one more token id [1]; returns the logits [V] after it, which the next step overwrites."""
+        """As `Decoder.step`: read one more token id [1]; returns the logits [V], which the next step overwrites."""
+        logits = self.read(token)
+        for row in self.rows:
+            row.evict()
+        return logits
+
+    def read(self, token: Tensor) -> Tensor:
+        """As `Decoder.read`, of each row one more token id [B]."""
         self.token.copy_(token)
         if self.replay:
-            for ledger in self.decoder.distinct():
+            for ledger in self._ledgers():
                 ledger.read_on()
             self.replay()
         elif self.refused:
@@ -49,24 +58,28 @@ class Steps:
             self.launched, self.logits = self.launched + 1, aside(self._read)
         else:
             self._capture()
-        self.decoder.evict()
         return self.logits
 
     def _read(self) -> Tensor:
-        return self.decoder.read(self.token)
+        return self.work(self.token)
+
+    def _ledgers(self) -> list:
+        return [ledger for row in self.rows for ledger in row.distinct()]
 
     def _capture(self):
         """Capture this step and run it; where that cannot be, launch it and all that follow."""
-        before = [(ledger, ledger.free, ledger.seen) for ledger in self.decoder.distinct()]
+        before = [(ledger, ledger.free, ledger.seen) for ledger in self._ledgers()]
         try:
             self.replay, self.logits = capture(self._read)
             self.replay()
-            self.decoder.replayed += ("decode",)
         except RuntimeError as error:
             told("decode steps", error)
             for ledger, free, seen in before:  # nothing has run, so nothing has come
                 ledger.free, ledger.seen = free, seen
             self.replay, self.refused, self.logits = None, True, self._read()
+        else:
+            for row in self.rows:
+                row.replayed = tuple(dict.fromkeys((*row.replayed, "decode")))
 
 
 class Kept:

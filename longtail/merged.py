@@ -49,16 +49,25 @@ def _end(way: Generator, hidden: Tensor) -> Tensor:
 
 def step(model, rows: list[Decoder], tokens: Tensor) -> list[Result]:
     """Read one more token id of each answer [B]: the logits [V] of each, or what ended it."""
+    return evicted(rows, read(model, rows, tokens))
+
+
+def evicted(rows: list[Decoder], logits: Tensor) -> list[Result]:
+    """What each reducer gives up behind a step: the answers' own logits [V], or what ended one."""
+    return [attempt(row.evict) or own for row, own in zip(rows, logits, strict=True)]
+
+
+def read(model, rows: list[Decoder], tokens: Tensor) -> Tensor:
+    """A step without what is given up after it, logits [B, V]: nothing in it asks the host or waits."""
     hidden, waves = model.embed(tokens), {}  # [B, D]
     placed = [_place(row, newcomer) for row, newcomer in zip(rows, hidden.split(1), strict=True)]
     for index in range(len(model.decoder_layers)):
         own = [told[id(row.ledgers[index])] for row, told in zip(rows, placed, strict=True)]
-        places, masks = zip(*own, strict=True)
+        places, angles, masks = zip(*own, strict=True)
         if places not in waves:
-            waves[places] = model.rotary(hidden, torch.tensor(places, device=hidden.device))
+            waves[places] = model.rotary(hidden, torch.cat(angles))
         hidden = _decode_layer(model, index, rows, hidden, waves[places], masks)
-    results = zip(rows, model.logits(hidden), strict=True)
-    return [attempt(row.evict) or logits for row, logits in results]
+    return model.logits(hidden)
 
 
 def _prefill_layer(model, index: int, rows: list[Decoder], entering: dict) -> dict[int, Tensor]:
@@ -103,11 +112,12 @@ def _attend(model, index: int, rows: list[Decoder], masks, sizes: list[int], sta
     return torch.cat(read, dim=1)
 
 
-def _place(row: Decoder, hidden: Tensor) -> dict[int, tuple[int, Tensor | None]]:
-    """Give the newcomer [1, D] a slot in each of an answer's ledgers: its rotary position there, and the mask."""
+def _place(row: Decoder, hidden: Tensor) -> dict[int, tuple[int, Tensor, Tensor | None]]:
+    """Give the newcomer [1, D] a slot in each of an answer's ledgers: its rotary position there, known to the host and
+    on the device [1], and the mask."""
     told = {}
     for ledger in row.distinct():
-        place = ledger.seen - ledger.shift
+        place = ledger.seen - ledger.shift, ledger.following - ledger.shift
         ledger.place(hidden)
-        told[id(ledger)] = place, ledger.mask(row.model.heads)
+        told[id(ledger)] = *place, ledger.mask(row.model.heads)
     return told

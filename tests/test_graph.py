@@ -1,6 +1,7 @@
 """Decode replayed as a captured graph: on a CPU the tape of tests/tape.py stands in for CUDA's, and is as strict."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import tape
 import torch
 from conftest import in_one_view, random_llava
 
-from longtail import REDUCERS, Full, LongTail, Reducer, TopK, answer, compare, generate, graph
+from longtail import REDUCERS, Full, LongTail, Reducer, TopK, answer, compare, generate, generate_batch, graph, preview
 from longtail.clock import Clock
 from longtail.decoder import Decoder
 from longtail.models.llava import Llava
@@ -264,3 +265,39 @@ def test_another_picture_is_another_look(endless, picture, taped):
     for one in (said, again):
         torch.testing.assert_close(one.first_logits, plain.first_logits, rtol=1e-4, atol=1e-4)
         assert torch.equal(one.reduced[0].keep, plain.reduced[0].keep)
+
+
+def test_steps_of_several_answers_are_one_graph(endless, picture, taped):
+    """As long as the same answers go on; where one ends, those left are captured anew."""
+    reducers = [Full(), LongTail(heavy=0.3, recent=0.2), H2O(), FastV()]
+    plain = [*preview(endless, picture, "What is it?", reducers, max_new_tokens=NEW, eager=True)]
+    assert not taped
+    together = [*preview(endless, picture, "What is it?", reducers, max_new_tokens=NEW)]
+    assert len(taped) == 1 and len(plain) == len(together)
+    for ours, theirs in zip(together[len(reducers) :], plain[len(reducers) :], strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            same(one, other)
+    assert [one.graphs for one in together[-1]] == [("decode",)] * len(reducers)
+
+    asked = [(picture, "What is it?", reducer) for reducer in reducers]
+    taped.clear()
+    done = dict(generate_batch(endless, asked, max_new_tokens=NEW, batch=4))
+    assert len(taped) == 1
+    for at, other in enumerate(plain[-1]):
+        same(done[at], other)
+
+
+def test_when_an_answer_ends_the_others_are_captured_anew(endless, picture, taped, monkeypatch):
+    """And what they say is what they say alone."""
+    reducers = [Full(), LongTail(), TopK(budget=9)]
+
+    def alone(reducer):
+        return answer(endless, picture, "What is it?", reducer, max_new_tokens=24, eager=True)
+
+    monkeypatch.setattr(endless, "ends", frozenset({alone(reducers[0]).token_ids[6]}))
+    plain = [alone(reducer) for reducer in reducers]
+    together = [*preview(endless, picture, "What is it?", reducers, max_new_tokens=24)][-1]
+    for one, other in zip(together, plain, strict=True):
+        same(one, other)
+    lengths = [1, *sorted({len(one.token_ids) for one in plain})]
+    assert len(lengths) > 2 and len(taped) == sum(b - a > graph.WARM_UPS for a, b in pairwise(lengths))
