@@ -12,6 +12,7 @@ ROWS = (
     *("prompt", "entering", "generated", "kv_entries", "kv_cache", "given_up"),
     *("ttft", "tpot", "total", "agreement", "kl"),
 )
+CAPTURED = {"vision": "as_vision", "prefill": "as_prefill", "decode": "as_decode"}  # phases that ran as CUDA graphs
 LONGEST_VALUE = 32  # characters of a parameter in a column's heading
 ENDINGS = ("length", "time", "stopped")
 
@@ -84,7 +85,7 @@ def conditions(records: list[dict], new: int, temperature: float, repeat: int) -
     order = say("often", repeat) if repeat > 1 else say("once", ", ".join(r["method"] for r in turns))
     order = say("together") if shared(one) else order
     how = [say("fast")] * (one.get("pixels") == "fast")
-    how += [say("graphs", ", ".join(say(f"as_{phase}") for phase in one["graphs"]))] if one.get("graphs") else []
+    how += [say("graphs", ", ".join(say(CAPTURED[phase]) for phase in one["graphs"]))] if one.get("graphs") else []
     precision = ", ".join([one["dtype"], *how])
     return say("conditions", one["model"], one["device"], precision, drawn, new, order)
 

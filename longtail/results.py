@@ -173,7 +173,7 @@ def read(path: Path) -> dict:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part)[:60] for part in wrong["loc"] if part not in ("refused", "measured"))
         said = f"at {place or 'its beginning'}, {wrong['msg'].lower()[:120]}"
-        untimed = wrong["loc"][-1] in TIMES and wrong["type"] == "float_type"
+        untimed = bool({*wrong["loc"][-1:]} & {*TIMES}) and wrong["type"] == "float_type"
         wish = "give one that `longtail evaluate --out` wrote" + ", with times: without --batch" * untimed
         raise ValueError(f"{path.name} is no file of results: {said}; {wish}") from None
 
