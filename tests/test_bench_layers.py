@@ -23,6 +23,7 @@ from longtail.reducers.full import Full
 PREFILL = ("prefill", "--random", "tiny-llava-1.5", "--visual", "36,18,9", "--repeat", "2")
 DECODE = ("decode", "--random", "tiny-llava-1.5", "--budget", "18", "--new", "40", "--repeat", "2")
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BELOW = 1e6  # seconds: a floor that everything lies below
 
 
@@ -388,6 +389,19 @@ def test_the_figure_shows_every_count_and_stays_on_the_page(capsys, tmp_path):
     for row in record["rows"]:
         row["bound"] = 1 + (row["flop_ratio"] - 1) / 2
     assert figure.figure(record).count("<title>ratio of floors</title>") == 2
+
+
+def test_the_readmes_goals_are_those_of_the_records_that_are_kept(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run(capsys, "goals", "--markdown")[1] == README.split("<!-- goals -->\n")[1].split("<!-- /goals -->")[0]
+
+
+def test_the_newest_record_is_drawn_where_none_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert run(capsys, "figure", "--out", str(tmp_path / "a.svg"))[0] == 0
+    assert (tmp_path / "a.svg").read_text() == (ROOT / "assets" / "readme" / "speed.svg").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert "there is no record of a benchmark in assets/results" in run(capsys, "figure", "--out", "b.svg")[2]
 
 
 def test_the_readmes_figure_is_drawn_from_a_record_that_is_kept():

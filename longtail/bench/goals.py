@@ -89,23 +89,23 @@ def kept(folder: str) -> list[tuple[Path, dict]]:
 
 
 def listed(records: list[tuple[Path, dict]]) -> list[tuple[dict, Path, dict]]:
-    """Every goal once, with the record it is from; one that was measured before one that could not be."""
+    """Every goal once, with the record it is from, where one could measure it that one; the measured ones first."""
     found = {}
     for file, record in records:
         for goal in record.get("goals", []):
             key = goal["what"], goal["aim"]
             if key not in found or found[key][0]["measured"] is None:
                 found[key] = goal, file, record
-    return [*found.values()]
+    return sorted(found.values(), key=lambda told: told[0]["measured"] is None)
 
 
 def markdown(folder: str) -> str:
     """The table of the README."""
-    lines = ["| goal | aim | measured | | on |", "|---|---|---|---|---|"]
+    lines = ["| goal | aim | measured | | record |", "|---|---|---|---|---|"]
     for goal, file, record in listed(kept(folder)):
         under = record["conditions"]
-        on = f"[{record['bench']}]({folder}/{file.name}), {under['date'][:10]}, load {under['load']}"
-        lines.append(f"| {' | '.join(_cells(goal))} | {on if goal['measured'] is not None else ''} |")
+        where = f"[{record['bench']}]({folder}/{file.name}), {under['date'][:10]}, load {under['load']}"
+        lines.append(f"| {' | '.join(_cells(goal))} | {'' if goal['measured'] is None else where} |")
     return "\n".join(lines)
 
 
@@ -117,8 +117,5 @@ def add_flags(command):
 
 def command(arguments):
     """`bench goals`: goal, aim, measured, verdict, from the newest records."""
-    folder = str(arguments.folder)
-    if not arguments.markdown:
-        print(words([goal for goal, _, _ in listed(kept(folder))]))
-        return
-    print(markdown(folder))
+    folder = arguments.folder
+    print(markdown(folder) if arguments.markdown else words([goal for goal, _, _ in listed(kept(folder))]))
