@@ -28,10 +28,10 @@ bench: .venv/app
 	$(LONGTAIL) prefill --device cpu --repeat 5 --out || failed=yes; \
 	$(LONGTAIL) decode --device cpu --out || failed=yes; \
 	$(LONGTAIL) selectors --device cpu --out || failed=yes; \
-	$(LONGTAIL) compare --device cpu --repeat 3 --out || failed=yes; \
+	$(LONGTAIL) compare --device cpu --budgets 32,128,576 --repeat 3 --out || failed=yes; \
 	$(LONGTAIL) preprocess --device cpu --repeat 10 --out || failed=yes; \
 	$(LONGTAIL) preview --device cpu --out || failed=yes; \
-	$(BIN)/python -m demo.latency --out || failed=yes; \
+	$(BIN)/python -m demo.latency --turns 12 --out || failed=yes; \
 	$(LONGTAIL) model --random medium --dtype float32 --device cpu --methods LongTail,TopK,Random,FastV --new 8 --out || failed=yes; \
 	$(LONGTAIL) gpu --out || test $$? = 2 || failed=yes; \
 	$(LONGTAIL) goals; test -z "$$failed"

@@ -45,8 +45,8 @@ def test_a_ratio_is_the_median_of_pairs_with_its_interval():
 def test_a_base_runs_between_every_two_forms():
     ran = []
     forms = [lambda i=i: ran.append(i) for i in range(3)]
-    found = protocol.against(lambda: ran.append("base"), forms, "cpu", 2)
-    assert ran[-10:] == [0, "base", 1, 2, "base", 2, "base", 1, 0, "base"]
+    found = protocol.against(lambda: ran.append("base"), forms, "cpu", 2, also=[lambda: ran.append("also")])
+    assert ran[-12:] == [0, "base", 1, 2, "base", "also", 2, "base", 1, 0, "base", "also"] and found.also.shape == (2,)
     assert found.forms.shape == found.beside.shape == (3, 2) and found.base.shape == (4,)
     assert found.beside[0, 0] == found.beside[1, 0] == found.base[0] and found.beside[2, 0] == found.base[1]
     assert found.beside[2, 1] == found.beside[1, 1] == found.base[2] and found.beside[0, 1] == found.base[3]

@@ -95,11 +95,11 @@ def measure(plan: Plan) -> dict:
         taken = [raced(part, product, plan) for part in regimes]
         base, *others = methods.values()
         stages = protocol.against(base, others, plan.device, plan.repeat, plan.clock)
-    peaks = peaks.at_least(work, min(seconds.forms[-1].min() for seconds in taken), 8 * precision.dtype.itemsize)
+    peaks = peaks.at_least(work, min(seconds.also.min() for seconds in taken), 8 * precision.dtype.itemsize)
     rows = [
         row(form, *pair, plan, spec, peaks, width)
         for part, seconds in zip(regimes, taken, strict=True)
-        for form, pair in zip(part, seconds.pairs(), strict=False)  # the product last
+        for form, pair in zip(part, seconds.pairs(), strict=True)
     ]
     found = {"bench": "prefill", "conditions": under | _asked(plan, llava, spec, precision, budget),
              "peaks": peaks.record(), "rows": rows}  # fmt: skip
@@ -113,9 +113,9 @@ def measure(plan: Plan) -> dict:
 
 
 def raced(part: list[Form], product, plan: Plan) -> Against:
-    """The forms of one batch and mode against the first, which is the unpruned prompt; a bare product among them."""
+    """The forms of one batch and mode against the first, which is the unpruned prompt; a bare product in turn."""
     base, *others = (form.run for form in part)
-    return protocol.against(base, [*others, product], plan.device, plan.repeat, plan.clock)
+    return protocol.against(base, others, plan.device, plan.repeat, plan.clock, also=[product])
 
 
 def row(form: Form, seconds: np.ndarray, base: np.ndarray, plan: Plan, spec, peaks: floors.Peaks, width: int) -> dict:

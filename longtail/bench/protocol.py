@@ -74,25 +74,28 @@ def timed(
 @dataclass(frozen=True, eq=False)
 class Against:
     """Seconds of forms, and of the base that ran right before or right behind each, both [forms, repeat]; `base`: every
-    run of it, [runs]."""
+    run of it, [runs]; `also`: what ran once a repetition and is compared to nothing, [repeat] or empty."""
 
     forms: np.ndarray
     beside: np.ndarray
     base: np.ndarray
+    also: np.ndarray
 
     def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of the base, then of each form: its seconds, and those of the base beside it."""
         return [(self.base, self.base), *zip(self.forms, self.beside, strict=True)]
 
 
-def against(base: Callable, forms: Sequence[Callable], device: str, repeat: int, clock: str = "wall") -> Against:
+def against(
+    base: Callable, forms: Sequence[Callable], device: str, repeat: int, clock: str = "wall", also: Sequence = ()
+) -> Against:
     """Time forms of seconds against one. It runs between every two of them, so that both are its neighbours in time:
     what drifts falls on both sides of a ratio."""
     watch = Stopwatch(device, clock)
-    for form in (base, *forms):
+    for form in dict.fromkeys((base, *forms, *also)):
         warmed(form, watch)
     seconds, beside = np.empty((2, len(forms), repeat))
-    runs = []
+    runs, others = [], []
     for turn in range(repeat):
         turned = order(len(forms), turn)
         for first, *second in (turned[at : at + 2] for at in range(0, len(forms), 2)):
@@ -101,7 +104,8 @@ def against(base: Callable, forms: Sequence[Callable], device: str, repeat: int,
             beside[[first, *second], turn] = runs[-1]
             for other in second:
                 seconds[other, turn] = watch(forms[other])
-    return Against(seconds, beside, np.array(runs))
+        others += [watch(form) for form in also]
+    return Against(seconds, beside, np.array(runs), np.array(others))
 
 
 def warmed(form: Callable, watch: Stopwatch) -> float:
