@@ -14,7 +14,7 @@ import longtail
 from longtail import REDUCERS, Reducer
 from longtail.__main__ import main
 from longtail.batch import Together
-from longtail.bench import beside
+from longtail.bench import preview as together
 from longtail.clock import Seconds
 from longtail.evaluate import evaluate, grid
 from longtail.examine import Log
@@ -517,14 +517,17 @@ def test_bench_preview(capsys, tmp_path):
     *table, last = capsys.readouterr().out.splitlines()
     record = json.loads(last)
     assert json.loads(out.read_text()) == record and [row["tokens"] for row in record["rows"]] == [3] * 4
-    assert record["one"] == "Full" and record["goal"] == 2.5 and record["met"] == (record["of_one"][0] <= 2.5)
-    assert record["of_one"][1] <= record["of_one"][0] <= record["of_one"][2] and 0 < record["of_all"][0]
-    assert any(line.startswith("together / Full: ") for line in table) and "random weights" in record["conditions"]
+    assert record["preview"]["ms"] >= record["preview"]["best_ms"] > 0 and record["of_all"]["ratio"] > 0
+    low, high = record["of_one"]["ratio_95"]
+    here, elsewhere = record["goals"]
+    assert low <= record["of_one"]["ratio"] == here["measured"] <= high and here["most"] == 2.5
+    assert elsewhere["verdict"] == "not run here: needs a CUDA device" and elsewhere["most"] == 1.6
+    assert any(line.startswith("together / Full: ") for line in table) and any("random weights" in row for row in table)
     assert main([*flags, "--repeat", "0"]) == 2
     assert "--repeat must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_bench_preview_of_what_is_not_the_same(models, monkeypatch):
-    monkeypatch.setattr(beside, "preview", lambda *asked: longtail.preview(*asked[:4], asked[4] - 1))
-    with pytest.raises(ValueError, match="their times do not compare"):
-        beside.measure(models["llava-1.5"], IMAGES[0], "Why?", {"Full": Full()}, 4, 1)
+    monkeypatch.setattr(together, "preview", lambda *asked: longtail.preview(*asked[:4], asked[4] - 1))
+    with pytest.raises(ValueError, match=r"together the answers have \[3\] tokens, alone \[4\]"):
+        together.counted(together.forms(models["llava-1.5"], IMAGES[0], "Why?", {"Full": Full()}, 4))

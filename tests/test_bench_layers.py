@@ -12,7 +12,7 @@ import torch
 
 from longtail import graph
 from longtail.__main__ import main
-from longtail.bench import decode, figure, floors, gpu, prefill, protocol, reading, synthetic
+from longtail.bench import crowd, decode, figure, floors, gpu, prefill, protocol, reading, synthetic
 from longtail.cost import HardwareSpec
 from longtail.decoder import Decoder
 from longtail.models import drawn
@@ -23,6 +23,7 @@ from longtail.reducers.full import Full
 PREFILL = ("prefill", "--random", "tiny-llava-1.5", "--visual", "36,18,9", "--repeat", "2")
 DECODE = ("decode", "--random", "tiny-llava-1.5", "--budget", "18", "--new", "40", "--repeat", "2")
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BELOW = 1e6  # seconds: a floor that everything lies below
 
 
@@ -64,7 +65,7 @@ def test_prompts_read_together_are_read_as_each_alone(stack):
     prompts = synthetic.Prompts(stack, 0)
     spliced = prompts.of(9)
     alone = Decoder(stack, Full()).prefill(spliced, prompts.unpruned, 1, synthetic.Quiet())
-    together = stack.read_together(spliced.embeddings.expand(3, -1, -1).contiguous())
+    together = reading.reading(stack, prompts, spliced, 3, None)()
     assert together.shape == (3, 200) and torch.allclose(together, alone.expand(3, -1), atol=1e-4)
     assert spliced.embeddings.shape == (19, 64) and spliced.count == 9
 
@@ -151,6 +152,7 @@ def test_prefill_has_a_row_a_count_controls_and_goals(capsys, tmp_path):
     assert sum(line.startswith("A/A: the unpruned prompt again") for line in words) == 2
     told = {goal["what"]: goal["verdict"] for goal in record["goals"]}
     assert sum(verdict == "not run here: needs a CUDA device" for verdict in told.values()) == 3
+    assert "our selector, of the time that pruning saves, CPU" in told
     assert all(any(line.startswith(what) for line in words) for what in told)
 
 
@@ -162,6 +164,12 @@ def test_a_planted_time_below_its_floor_fails_the_run(capsys, monkeypatch):
     assert len(record["failures"]) == 4 and all(row["efficiency"] for row in record["rows"])
 
 
+METHODS = [
+    {"method": "Full", "prefill_ms": 5000, "select_ms": 0},
+    {"method": "LongTail", "prefill_ms": 1500, "select_ms": 35},
+]
+
+
 def rows_of(*lines):
     keys = ("batch", "mode", "visual", "ratio", "of_flops")
     return [dict(zip(keys, line, strict=True)) | {"what": ""} for line in lines]
@@ -170,32 +178,41 @@ def rows_of(*lines):
 def test_the_goals_of_prefill():
     rows = rows_of((1, "eager", 576, 1, 1), (1, "eager", 127, 3.3, 0.96), (8, "eager", 127, 2.8, 0.8),
                    (1, "graph", 127, 1.9, 0.6))  # fmt: skip
-    cpu = prefill.aims({"conditions": {"device": "cpu", "dtype": "float32"}, "rows": rows[:2]})
-    assert [goal.verdict for goal in cpu] == ["met"] + 3 * ["not run here: needs a CUDA device"]
-    cuda = prefill.aims({"conditions": {"device": "cuda", "dtype": "bfloat16"}, "rows": rows})
-    verdicts = [cpu_alone := cuda[0].verdict, "missed", "met", "reported"]
+    more = {"rows": rows, "methods": METHODS}
+    cpu = prefill.aims({"conditions": {"device": "cpu", "dtype": "float32"}, **more, "rows": rows[:2]})
+    assert [goal.verdict for goal in cpu] == ["met", *3 * ["not run here: needs a CUDA device"], "met"]
+    cuda = prefill.aims({"conditions": {"device": "cuda", "dtype": "bfloat16"}, **more})
+    verdicts = [cpu_alone := cuda[0].verdict, "missed", "met", "reported", "met"]
     assert cpu_alone == "not run here: needs float32 on a CPU, and --visual with 576 and 127"
     assert [goal.verdict for goal in cuda] == verdicts and cuda[3].measured == 3.3
-    half = prefill.aims({"conditions": {"device": "cpu", "dtype": "bfloat16"}, "rows": rows[:2]})
+    half = prefill.aims({"conditions": {"device": "cpu", "dtype": "bfloat16"}, **more, "rows": rows[:2]})
     assert half[0].measured is None and "float32" in half[0].verdict
+
+
+def test_what_our_selector_takes_of_the_time_it_saves():
+    full, pruned = METHODS
+    assert prefill.overhead(METHODS) == 1.0
+    assert prefill.overhead([full, pruned | {"select_ms": 105}]) == 3.0
+    assert prefill.overhead([full, pruned | {"prefill_ms": 5000}]) is None, "nothing is saved"
 
 
 def test_a_disturbed_run_meets_no_goal():
     rows = rows_of((1, "eager", 576, 1, 1), (1, "eager", 127, 5.9, 1.72))
     under = {"device": "cpu", "dtype": "float32"}
-    assert prefill.aims({"conditions": under, "rows": rows})[0].verdict == "in doubt: more than the operations allow"
+    more = {"conditions": under, "methods": METHODS}
+    assert prefill.aims({**more, "rows": rows})[0].verdict == "in doubt: more than the operations allow"
     rows[1] |= {"of_flops": 1.0}
     again = rows[0] | {"what": "again", "ratio": 1.36}
-    (first, *_) = prefill.aims({"conditions": under, "rows": [*rows, again]})
+    (first, *_) = prefill.aims({**more, "rows": [*rows, again]})
     assert first.verdict == "in doubt: the unpruned prompt against itself was 1.36 x" and first.met is None
-    assert prefill.aims({"conditions": under, "rows": [*rows, again | {"ratio": 0.96}]})[0].met
+    assert prefill.aims({**more, "rows": [*rows, again | {"ratio": 0.96}]})[0].met
 
 
 def test_efficiency_is_of_what_the_floors_allow(monkeypatch):
     plan = prefill.Plan(random="llava-1.5-7b", device="cpu").settled()
     peaks, spec = floors.Peaks(floors.SHEET["H100"], "data sheet", False), floors.spec(KNOWN["llava-1.5-7b"].config())
-    taken = {(1, "eager", n, ""): np.array([s, s]) for n, s in ((576, 0.010), (127, 0.005))}
-    row = prefill.row(reading.Form(127, 1, "eager", None), taken, plan, spec, peaks, 16)
+    seconds, base = np.array([0.005, 0.005]), np.array([0.010, 0.010])
+    row = prefill.row(reading.Form(127, 1, "eager", None), seconds, base, plan, spec, peaks, 16)
     assert (row["floor_ms"], row["bound"], row["ratio"], row["flop_ratio"]) == (3.972, 2.124, 2.0, 3.432)
     assert row["efficiency"] == pytest.approx(2 / 2.124, abs=1e-3) and row["of_floor"] == 0.7943
 
@@ -239,7 +256,8 @@ def test_decode_grows_one_cache_and_holds_the_other(capsys):
     assert all(len(row["windows_ms"]) == decode.WINDOWS for row in record["rows"])
     told = {goal["what"]: goal for goal in record["goals"]}
     assert told["KV bytes off their arithmetic"]["met"]
-    assert sum(goal["verdict"] == "not run here: needs a CUDA device" for goal in told.values()) == 4
+    assert sum(goal["verdict"] == "not run here: needs a CUDA device" for goal in told.values()) == 6
+    assert record["batches"] == [] and record["conditions"]["batches"] == [1]
     assert "control: the layers' MLPs alone" in out
 
 
@@ -266,8 +284,45 @@ def test_the_goals_of_decode_on_a_gpu():
     graph = {"method": "LongTail", "mode": "graph", "synchronisations": 2}
     growing = {"method": "TopK", "mode": "graph"}
     rows = [line | eager, line | graph, line | growing]
-    goals = decode.aims({"rows": rows, "peak_bytes": 14e9, "conditions": {"new": 512}})
-    assert [goal.verdict for goal in goals] == ["met", "missed", "met", "missed", "missed", "reported", "reported"]
+    rows += [line | {"method": "TopK", "mode": "eager", "allocated_bytes": 195, "kv_arithmetic": 200}]
+    rows[0] |= {"allocated_bytes": 101}
+    at = {"LongTail": {"kv_bytes": 97, "kv_arithmetic": 100}, "Full": {"kv_bytes": 50, "kv_arithmetic": 50}}
+    batches = [{"batch": 8, "ratio": 1.2, **at}, {"batch": 32, "ratio": 1.6, **at}]
+    under = {"new": 512, "device": "cuda"}
+    goals = decode.aims({"rows": rows, "peak_bytes": 14e9, "batches": batches, "conditions": under})
+    met = ["met", "missed", "met", "missed", "missed", "reported", "missed", "reported", "met", "met"]
+    assert [goal.verdict for goal in goals] == met
+    assert goals[6].measured == 94 and goals[8].measured == 1.6 and goals[9].measured == 3
+
+
+@torch.inference_mode()
+def test_many_answers_grow_as_each_alone(stack):
+    plan, prompts = decode.Plan("tiny-llava-1.5", budget=9, text=10, new=30, device="cpu"), synthetic.Prompts(stack, 0)
+    alone = decode.Growing(stack, prompts, "LongTail", plan, False)
+    many = crowd.Crowd(stack, prompts, "LongTail", plan, 3)
+    assert many.tokens == 3 * alone.token.tolist()
+    for _ in range(20):
+        alone()
+        many()
+        assert many.tokens == 3 * alone.token.tolist()
+    assert {row.entries() for row in many.rows} == {alone.decoder.entries()}, "fixed"
+    full = crowd.Crowd(stack, prompts, "Full", plan, 2)
+    full()
+    assert [row.entries() for row in full.rows] == [47, 47], "all patches, and growing"
+
+
+def test_decode_of_a_batch_has_its_caches_and_no_verdict_of_a_gpu(capsys):
+    status, out, _ = run(capsys, *DECODE, "--batch", "1,2", "--repeat", "1")
+    record = json.loads(out.splitlines()[-1])
+    (line,) = record["batches"]
+    entry = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, width, float32
+    assert status == 0 and line["batch"] == 2 and line["ratio_95"][0] <= line["ratio"] <= line["ratio_95"][1]
+    assert line["LongTail"]["kv_bytes"] == line["LongTail"]["kv_arithmetic"] == 2 * (18 + 60 + 1) * entry
+    assert line["Full"]["kv_bytes"] == line["Full"]["kv_arithmetic"] == 2 * (36 + 60 + 40) * entry
+    told = {goal["what"]: goal for goal in record["goals"]}
+    assert told["KV bytes of a batch off their arithmetic"]["met"]
+    faster = told["a step of 32 answers, fixed caches over unpruned ones, GPU"]
+    assert faster["verdict"] == "not run here: needs a CUDA device" and "Answers at once" in out
 
 
 @pytest.mark.parametrize(
@@ -302,6 +357,8 @@ def test_a_part_that_cannot_run_leaves_the_others():
         "prefill",
         "decode",
         "selectors",
+        "preprocess",
+        "preview",
         *(f"{p} {q}" for q in ("int8", "int4") for p in ("prefill", "decode")),
     ]
     assert {goal["verdict"] for goal in gpu.aims(found)} == {"not run: CUDA says no"}
@@ -332,6 +389,19 @@ def test_the_figure_shows_every_count_and_stays_on_the_page(capsys, tmp_path):
     for row in record["rows"]:
         row["bound"] = 1 + (row["flop_ratio"] - 1) / 2
     assert figure.figure(record).count("<title>ratio of floors</title>") == 2
+
+
+def test_the_readmes_goals_are_those_of_the_records_that_are_kept(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run(capsys, "goals", "--markdown")[1] == README.split("<!-- goals -->\n")[1].split("<!-- /goals -->")[0]
+
+
+def test_the_newest_record_is_drawn_where_none_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert run(capsys, "figure", "--out", str(tmp_path / "a.svg"))[0] == 0
+    assert (tmp_path / "a.svg").read_text() == (ROOT / "assets" / "readme" / "speed.svg").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert "there is no record of a benchmark in assets/results" in run(capsys, "figure", "--out", "b.svg")[2]
 
 
 def test_the_readmes_figure_is_drawn_from_a_record_that_is_kept():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from longtail import clock
+from longtail.__main__ import main
 from longtail.bench import floors, goals, protocol, record
 from longtail.cost import MODELS, SHEET, HardwareSpec
 from longtail.models.catalogue import KNOWN
@@ -38,6 +40,29 @@ def test_a_ratio_is_the_median_of_pairs_with_its_interval():
     drifting = np.linspace(1, 100, 50)
     pair = protocol.paired(2 * drifting, drifting)
     assert pair == {"ratio": 2.0, "ratio_95": [2.0, 2.0]}, "what falls on both cancels out"
+
+
+def test_a_base_runs_between_every_two_forms():
+    ran = []
+    forms = [lambda i=i: ran.append(i) for i in range(3)]
+    found = protocol.against(lambda: ran.append("base"), forms, "cpu", 2, also=[lambda: ran.append("also")])
+    assert ran[-12:] == [0, "base", 1, 2, "base", "also", 2, "base", 1, 0, "base", "also"] and found.also.shape == (2,)
+    assert found.forms.shape == found.beside.shape == (3, 2) and found.base.shape == (4,)
+    assert found.beside[0, 0] == found.beside[1, 0] == found.base[0] and found.beside[2, 0] == found.base[1]
+    assert found.beside[2, 1] == found.beside[1, 1] == found.base[2] and found.beside[0, 1] == found.base[3]
+    (base, itself), *others = found.pairs()
+    assert base is itself and [len(pair[0]) for pair in others] == [2, 2, 2]
+
+
+def test_the_engines_phases_are_told_by_the_clock_that_is_asked_for(monkeypatch):
+    began, ticks = clock.now, iter(range(10, 100, 7))
+    monkeypatch.setitem(protocol.CLOCKS, "cpu", lambda: next(ticks))
+    with protocol.phases_by("cpu"):
+        watch = clock.Clock(torch.device("cpu"))
+        watch.lap("select")
+        watch.lap("prefill")
+        assert watch.laps == {"select": 7, "prefill": 7}
+    assert clock.now is began
 
 
 def test_threads_are_given_back_even_where_something_fails():
@@ -133,6 +158,45 @@ def test_a_verdict(measured, bounds, verdict):
     assert goal.verdict == goal.record()["verdict"] == verdict
     line = goals.words([goal.record()]).splitlines()[1]
     assert line.endswith(verdict) and (goal.aim in line) and ("None" not in line)
+
+
+@pytest.mark.parametrize(
+    "measured, ends, verdict",
+    [
+        (1.2, (1.1, 1.3), "met"),
+        (1.2, (0.9, 1.3), "in doubt: 95 % interval 0.9 to 1.3"),
+        (0.8, (0.7, 0.9), "missed"),
+        (0.9, (0.7, 1.1), "in doubt: 95 % interval 0.7 to 1.1"),
+        (None, (0.7, 1.1), "not run here: needs a CUDA device"),
+    ],
+)
+def test_an_interval_that_reaches_across_is_a_doubt(measured, ends, verdict):
+    assert goals.Goal("speed", measured, least=1).unless([*ends]).verdict == verdict
+
+
+def written(folder, name, date, device, *aims):
+    told = {"bench": name, "conditions": {"date": date, "device": device, "load": 0.1}}
+    (folder / f"{date[:10]}-{name}-{device}.json").write_text(json.dumps(told | {"goals": [a.record() for a in aims]}))
+
+
+def test_the_goals_of_the_newest_records(capsys, tmp_path):
+    one, gpu = goals.Goal("A", 2.0, least=1, unit=" x"), goals.Goal("B, GPU", None, least=1)
+    written(tmp_path, "prefill", "2026-01-02 10:00", "cpu", goals.Goal("A", 0.5, least=1, unit=" x"))
+    written(tmp_path, "prefill", "2026-01-10 09:00", "cpu", gpu, one)
+    assert main(["bench", "goals", str(tmp_path), "--markdown"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    file = f"{tmp_path}/2026-01-10-prefill-cpu.json"
+    assert first == f"| A | >= 1 x | 2 x | met | [prefill]({file}), 2026-01-10, load 0.1 |"
+    assert second == "| B, GPU | >= 1 |  | not run here: needs a CUDA device |  |"
+    written(tmp_path, "gpu", "2026-01-03 10:00", "cuda", goals.Goal("B, GPU", 0.5, least=1))
+    assert main(["bench", "goals", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert {line[0]: line.split()[-1] for line in lines} == {"A": "met", "B": "missed"}, "measured where it could be"
+
+
+def test_no_records_no_goals(capsys, tmp_path):
+    assert main(["bench", "goals", str(tmp_path / "none")]) == 2
+    assert "there is no record of a benchmark in" in capsys.readouterr().err
 
 
 # ---- the record

@@ -152,7 +152,21 @@ def test_the_page_measures_what_the_benchmark_does(tiny, capsys):
     found = latency.compared(tiny, plan, 1)
     assert found["methods"] == ["Full", "LongTail"] and found["page_ms"] > 0 and found["bench_ms"] > 0
     assert found["ratio"] == pytest.approx(found["page_ms"] / found["bench_ms"], rel=2e-3)
-    assert found["met"] == (abs(found["ratio"] - 1) <= 0.05)
+    (goal,) = found["goals"]
+    assert goal["measured"] == found["ratio"] and (goal["least"], goal["most"]) == (0.95, 1.05)
+
+
+@pytest.mark.parametrize(
+    "ratio, ends, verdict",
+    [
+        (1.01, [0.96, 1.04], "met"),
+        (1.04, [1.0, 1.06], "in doubt: 95 % interval 1 to 1.06"),
+        (1.06, [1.04, 1.08], "in doubt: 95 % interval 1.04 to 1.08"),
+        (1.08, [1.06, 1.1], "missed"),
+    ],
+)
+def test_the_whole_interval_decides(ratio, ends, verdict):
+    assert latency.aim({"ratio": ratio, "ratio_95": ends}).verdict == verdict
 
 
 def test_the_page_and_the_benchmark_take_turns(monkeypatch, tiny):
@@ -161,10 +175,10 @@ def test_the_page_and_the_benchmark_take_turns(monkeypatch, tiny):
     monkeypatch.setattr(latency, "benchmarked", lambda *_: ran.append("bench") or {"Full": 1.0, "LongTail": 1.0})
     found = latency.compared(tiny, Plan(new=2, repeat=2), 4)
     assert ran == ["page", "bench", "bench", "page", "bench", "page", "page", "bench"]
-    assert found["ratio"] == 1.04 and found["met"]
+    assert found["ratio"] == 1.04 and found["goals"][0]["met"]
     monkeypatch.setattr(latency, "pressed", lambda *_: {"Full": 1.2})
     monkeypatch.setattr(latency, "benchmarked", lambda *_: {"Full": 1.0})
-    assert not latency.compared(tiny, Plan(new=2, repeat=2), 2)["met"]
+    assert latency.compared(tiny, Plan(new=2, repeat=2), 2)["goals"][0]["verdict"] == "missed"
 
 
 def test_how_far_the_page_is_from_the_benchmark_decides(monkeypatch, capsys, tiny, tmp_path):
@@ -175,16 +189,20 @@ def test_how_far_the_page_is_from_the_benchmark_decides(monkeypatch, capsys, tin
         "page_ms": 1.1,
         "bench_ms": 1.0,
         "ratio": 1.1,
-        "ratio_95": [1, 1.2],
+        "ratio_95": [1.08, 1.2],
     }
-    monkeypatch.setattr(latency, "compared", lambda *_: found | {"met": False})
+
+    def between(*ends):
+        return found | {"goals": [latency.aim(found | {"ratio_95": [*ends]}).record()]}
+
+    monkeypatch.setattr(latency, "compared", lambda *_: between(1.08, 1.2))
     with pytest.raises(SystemExit, match=r"the page's time is 1.100 of the benchmark's, further than 5 %"):
         latency.main(["--out", str(tmp_path)])
     (file,) = tmp_path.iterdir()
     assert "-latency-" in file.name and json.loads(file.read_text()) == json.loads(
         capsys.readouterr().out.splitlines()[-1]
     )
-    monkeypatch.setattr(latency, "compared", lambda *_: found | {"met": True})
+    monkeypatch.setattr(latency, "compared", lambda *_: between(1.0, 1.2))  # in doubt is no failure
     assert latency.main([]) is None and "page over benchmark 1.100" in capsys.readouterr().out
 
 

@@ -203,7 +203,7 @@ def test_the_command_line_says_so(folder, tmp_path, capsys):
 # ---- the benchmark
 
 
-SMALL = ("bench", "preprocess", "--repeat", "2", "--warm-up", "0")
+SMALL = ("bench", "preprocess", "--repeat", "2", "--device", "cpu")
 
 
 def test_the_stages_beside_transformers(capsys, tmp_path):
@@ -214,11 +214,23 @@ def test_the_stages_beside_transformers(capsys, tmp_path):
     found = [(row["family"], tuple(row["size"]), row["way"]) for row in record["rows"]]
     assert found == [(f, s, w) for f in FAMILIES for s in ((80, 60), (1000, 1000)) for w in preprocess.WAYS]
     for row in record["rows"]:
-        assert row["total_ms"] >= row["best_ms"] > 0 and (row["met"] is None) == (row["size"] == [80, 60])
-        assert (row["stages_ms"] is None) == (row["way"] == "transformers")
+        assert row["ms"] >= row["best_ms"] > 0 and row["ratio_95"][0] <= row["ratio"] <= row["ratio_95"][1]
+        assert (row["stages_ms"] is None) == (row["closes"] is None) == (row["way"] == "transformers")
+        assert row["stages_ms"] is None or [*row["stages_ms"]] == list(preprocess.STAGES)
         off = {"transformers": None, "exact": {"most": 0, "mean": 0}}.get(row["way"], row["grey_levels"])
         assert row["grey_levels"] == off
-    assert out.count("Goal of 3 ms for a JPEG of a megapixel") == 2 and "drawn JPEGs of quality 90" in out
+    large = {r["way"]: r["ms"] for r in record["rows"] if r["size"] == [1000, 1000] and r["family"] == "llava-1.5"}
+    told = [(goal["what"], goal["most"], goal["measured"]) for goal in record["goals"]]
+    assert told == [
+        (f"a JPEG of a megapixel to a prompt, {kind} pixels, CPU", 3, large[kind]) for kind in preprocess.KINDS
+    ]
+    assert "drawn JPEGs of quality 90" in out
+
+
+def test_no_megapixel_no_verdict(capsys):
+    assert main([*SMALL, "--sizes", "50x50", "--families", "llava-1.5", "--repeat", "1", "--json"]) == 0
+    goals = json.loads(capsys.readouterr().out)["goals"]
+    assert {goal["verdict"] for goal in goals} == {"not run here: needs llava-1.5 and a size of a megapixel"}
 
 
 def test_the_answers_of_either(capsys, monkeypatch):
@@ -236,7 +248,7 @@ def test_the_answers_of_either(capsys, monkeypatch):
         (("--sizes", "big"), "--sizes takes WIDTHxHEIGHT in pixels, comma between, got 'big'"),
         (("--families", "llava-9"), "--families takes some of llava-1.5, llava-1.6-vicuna"),
         (("--repeat", "0"), "--repeat must be at least 1, got 0"),
-        (("--out", "a.csv"), "--out takes a .json file, got 'a.csv'"),
+        (("--out", "a.csv"), "--out takes a .json file or a folder, got 'a.csv'"),
     ],
 )
 def test_it_refuses_in_a_sentence(capsys, flags, sentence):

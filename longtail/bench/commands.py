@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from . import beside, compare, decode, figure, gpu, model, prefill, preprocess, race, selectors
+from . import compare, decode, figure, goals, gpu, model, prefill, preprocess, preview, race, selectors
 
 
 def add_to(kinds, model_flags: Callable, load: Callable):
@@ -32,7 +32,7 @@ def add_to(kinds, model_flags: Callable, load: Callable):
     add(
         "model", "every method through the whole engine at full size, on random weights", model.add_flags, model.command
     )
-    add("preview", "several methods decoded together, against one and all in turn", beside.add_flags, beside.command)
+    add("preview", "several methods decoded together, against one and all in turn", preview.add_flags, preview.command)
     add(
         "preprocess",
         "from a file to a prompt: ours, exact and fast, beside transformers",
@@ -40,4 +40,5 @@ def add_to(kinds, model_flags: Callable, load: Callable):
         preprocess.command,
     )
     add("gpu", "every goal that needs a GPU, one after another", gpu.add_flags, gpu.command)
+    add("goals", "what is aimed at, and what the records that are kept measured", goals.add_flags, goals.command)
     add("figure", "the figure of a record of bench prefill", figure.add_flags, figure.command)

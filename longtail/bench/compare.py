@@ -18,7 +18,8 @@ from ..image import open_image
 from ..models.drawn import CONFIGS, drawn
 from ..models.precision import choose
 from ..reducer import REDUCERS, Reducer, parse
-from . import floors, protocol
+from . import floors, goals, protocol
+from .goals import Goal
 from .protocol import Stopwatch, milliseconds, order, paired, rounded
 from .record import add_flags as output_flags
 from .record import checked, conditions, deliver, device_of, machine, span, table
@@ -42,6 +43,7 @@ class Plan:
     random: str | None = None
     text: int = 60
     eager: bool = False
+    clock: str = "wall"
 
     def __post_init__(self):
         for name, least in (("new", 1), ("repeat", 1), ("threads", 0), ("text", 2)):
@@ -94,7 +96,8 @@ def measure(llava, plan: Plan) -> dict:
     """The record of a plan on a loaded model. Raises ValueError for an image or a question that cannot be used."""
     image, entries = open_image(plan.image), plan.entries()
     device = str(llava.device)
-    with protocol.threads(plan.threads):
+    protocol.clock_of(plan.clock, device, plan.threads)
+    with protocol.threads(plan.threads), protocol.phases_by(plan.clock):
         under, peaks = conditions(device), floors.peaks(device)
         seconds = race(llava, image, plan, entries)
         peaks = peaks.best(floors.peaks(device))
@@ -106,15 +109,15 @@ def measure(llava, plan: Plan) -> dict:
     dtype = str(llava.dtype).removeprefix("torch.")
     asked = {"model": llava.name, "dtype": dtype, "quantization": llava.quantization, "question": plan.question,
              "image": "drawn" if plan.random else Path(plan.image).name,
-             "new": plan.new, "repeat": plan.repeat}  # fmt: skip
+             "new": plan.new, "repeat": plan.repeat, "clock": plan.clock}  # fmt: skip
     found = {"bench": "compare", "conditions": under | asked, "peaks": peaks.record(), "rows": rows}
-    return found | {"failures": failures(rows, peaks)}
+    return found | {"goals": [closing(rows).record()], "failures": failures(rows, peaks)}
 
 
 def race(llava, image, plan: Plan, entries: list[Entry]) -> list[list[float]]:
     """Wall seconds of every counted run; every entry is warmed up, then each repetition runs all in another order. One
     that raises ValueError keeps the sentence as its reason."""
-    watch, seconds = Stopwatch("cpu"), [[] for _ in entries]  # of the host: what the caller waits for
+    watch, seconds = Stopwatch("cpu", plan.clock), [[] for _ in entries]  # of the host: what the caller waits for
 
     def ask(entry: Entry) -> Callable:
         options = {"max_new_tokens": plan.new, "eager": plan.eager}
@@ -159,6 +162,14 @@ def row(entry: Entry, wall: np.ndarray, full, spec, peaks: floors.Peaks, width: 
         "flop_ratio": rounded(floors.flops(spec, spec.vision.patches + tokens.prompt - tokens.visual)
                               / floors.flops(spec, entering)),
     }  # fmt: skip
+
+
+def closing(rows: list[dict]) -> Goal:
+    """How far stages and wall clock lie apart where they do most."""
+    apart = max(abs(line["closes"] - 1) for line in rows if "reason" not in line)
+    return Goal(
+        "stages off the wall clock, the most of all methods", rounded(100 * apart), most=100 * CLOSES, unit=" %"
+    )
 
 
 def failures(rows: list[dict], peaks: floors.Peaks) -> list[str]:
@@ -218,6 +229,7 @@ def words(found: dict) -> str:
             table(head, lines),
             *(["\n".join(reasons)] if reasons else []),
             f"A/A: Full again, whole call: ratio {last['ratio']:.3f}, 95 % {span(last['ratio_95'])}, which {holds} 1",
+            goals.words(found["goals"]),
             f"{machine(c)}; {c['model']}, {c['image']}, {c['question']!r}, at most {c['new']} new tokens; medians in "
             f"ms of {c['repeat']} repetitions in an order that turns, each warmed up; first token, whole: median "
             "ratio of Full's to its own in the same repetition, bootstrap 95 % interval; closes: stages over the wall "
@@ -242,6 +254,7 @@ def add_flags(command):
     command.add_argument("--random", metavar="NAME", help=f"random weights instead: {', '.join(CONFIGS)}")
     command.add_argument("--text", type=int, default=plan.text, help="text tokens with --random (%(default)s)")
     command.add_argument("--eager", action="store_true", help="never replay a captured CUDA graph")
+    command.add_argument("--clock", default=plan.clock, help=protocol.CLOCK_HELP)
     output_flags(command)
 
 

@@ -1,11 +1,12 @@
 """`bench decode`: later tokens while an answer grows, with stage 2's fixed cache and without; slope, floor, KV bytes.
 
 All answers grow side by side, a token each in an order that turns, and beside them a control that only reads weights:
-what the machine does to all of them cancels out of the slope of a step over the control's.
+what the machine does to all of them cancels out of the slope of a step over the control's. Many answers at once, where
+they are asked for, are a file of their own: `crowd`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,15 +16,17 @@ from ..graph import Steps
 from ..models.drawn import CONFIGS, Drawn, stack
 from ..models.precision import DTYPES, QUANTIZATIONS, choose
 from ..reducer import make
-from . import counted, floors, goals, protocol
+from . import counted, crowd, floors, goals, protocol
+from .crowd import SKIPPED
 from .goals import REFUSED, Goal
 from .protocol import Stopwatch, milliseconds, order, rounded
+from .reading import held
 from .record import add_flags as output_flags
 from .record import checked, conditions, deliver, device_of, machine, span, table
 from .synthetic import Prompts, Quiet
 
 METHODS = "LongTail", "TopK"  # the same visual tokens: a cache of fixed size, and one that grows
-WINDOWS, SKIPPED = 16, 8  # medians of so many windows carry the slope; steps that warm up, a captured one included
+WINDOWS = 16  # their medians carry the slope
 DRAWS = 500  # of the bootstrap of a slope
 STEP_FLOOR = 1.15  # a captured step over the time to read weights and cache
 
@@ -37,6 +40,7 @@ class Plan:
     dtype: str = "auto"
     quantization: str = "none"
     device: str = "auto"
+    batch: str | None = None
     budget: int = 127
     text: int = 60
     new: int = 512
@@ -44,6 +48,7 @@ class Plan:
     repeat: int | None = None
     seed: int = 0
     clock: str = "wall"
+    batches: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self):
         least = (("layers", 1), ("text", 2), ("new", SKIPPED + WINDOWS + 1), ("threads", 0), ("repeat", 1), ("seed", 0))
@@ -54,7 +59,8 @@ class Plan:
             raise ValueError(f"--random takes one of {', '.join(CONFIGS)}, got {self.random!r}")
 
     def settled(self) -> "Plan":
-        """This plan for the device it runs on: two layers and one thread on a CPU, the whole model on a GPU.
+        """This plan for the device it runs on: on a CPU two layers, one thread and one answer at a time; on a GPU the
+        whole model, and 8 and 32 answers at once too.
 
         Raises ValueError for more positions than the model has, and for a budget above its patches.
         """
@@ -62,13 +68,17 @@ class Plan:
         cuda, text, patches = device != "cpu", config.get_text_config(), floors.spec(config).vision.patches
         if not 1 <= self.budget <= patches:
             raise ValueError(f"--budget must be between 1 and {patches}, the patches of a view, got {self.budget}")
-        if self.budget + self.text + self.new > text.max_position_embeddings:
+        if patches + self.text + self.new > text.max_position_embeddings:
             raise ValueError(f"--new must leave room: {self.random} has {text.max_position_embeddings} positions")
         defaults = {"layers": text.num_hidden_layers if cuda else min(2, text.num_hidden_layers)}
         defaults |= {"threads": 0 if cuda else 1, "repeat": 3 if cuda else 2}
-        filled = {name: defaults.get(name) if value is None else value for name, value in vars(self).items()}
+        defaults |= {"batch": "1,8,32" if cuda else "1"}
+        given = {name: getattr(self, name) for name, entry in self.__dataclass_fields__.items() if entry.init}
+        filled = {name: defaults.get(name) if value is None else value for name, value in given.items()}
         protocol.clock_of(self.clock, device, filled["threads"])
-        return Plan(**filled | {"device": device})
+        plan = Plan(**filled | {"device": device})
+        object.__setattr__(plan, "batches", protocol.numbers("batch", filled["batch"], 256))
+        return plan
 
 
 class Growing:
@@ -91,7 +101,7 @@ class Growing:
 
     def held(self) -> int:
         """Bytes of the cache's slots, written or not."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.decoder.cache.layers)
+        return held(self.decoder)
 
 
 def control(llava: Drawn) -> tuple[Callable, int]:
@@ -126,14 +136,21 @@ def measure(plan: Plan) -> dict:
         if plan.device != "cpu":
             torch.cuda.reset_peak_memory_stats(plan.device)
         runs, seconds = grown(llava, prompts, plan, modes, alone)
+        together = [crowd.grown(llava, prompts, plan, batch) for batch in plan.batches if batch > 1]
         peak = torch.cuda.max_memory_allocated(plan.device) if plan.device != "cpu" else None
     peaks = peaks.reads_at_least(weights, seconds[-1].min())
     width = floors.bits(precision.dtype, plan.quantization)
     rows = [row(run, seconds[i], seconds[-1], plan, spec, peaks, width, precision.dtype) for i, run in enumerate(runs)]
     found = {"bench": "decode", "conditions": under | _asked(plan, spec, precision), "peaks": peaks.record(),
-             "control": milliseconds(seconds[-1]), "peak_bytes": peak, "rows": rows}  # fmt: skip
+             "control": milliseconds(seconds[-1]), "peak_bytes": peak, "rows": rows,
+             "batches": [crowd.row(one, plan, spec, peaks, width, precision.dtype) for one in together]}  # fmt: skip
     found["goals"] = [goal.record() for goal in aims(found)]
     at = [(f"a token of {r['method']}, {r['mode']}", r["best_ms"] / 1e3, r["floor_ms"]) for r in rows]
+    at += [
+        (f"a step of {line['batch']} answers, {name}", line[name]["best_ms"] / 1e3, line[name]["floor_ms"])
+        for line in found["batches"]
+        for name in crowd.METHODS
+    ]
     below = [floors.below(what, best, floor and floor / 1e3, peaks) for what, best, floor in at]
     refused = any(run.mode == "graph" and run.stepping.refused for run in runs)
     found["failures"] = [sentence for sentence in below if sentence] + [REFUSED.format("steps")] * refused
@@ -209,7 +226,8 @@ def _asked(plan: Plan, spec, precision) -> dict:
         **{"model": plan.random, "dtype": str(precision.dtype).removeprefix("torch.")},
         **{"quantization": plan.quantization, "layers": spec.layers, "hidden": spec.hidden},
         **{"intermediate": spec.intermediate, "vocabulary": spec.vocabulary, "budget": plan.budget},
-        **{"text": plan.text, "new": plan.new, "repeat": plan.repeat, "skipped": SKIPPED, "windows": WINDOWS},
+        **{"patches": spec.vision.patches, "text": plan.text, "new": plan.new, "batches": list(plan.batches)},
+        **{"repeat": plan.repeat, "skipped": SKIPPED, "windows": WINDOWS},
         **{"seed": plan.seed, "clock": plan.clock},
     }
 
@@ -235,8 +253,23 @@ def aims(found: dict) -> list[Goal]:
         Goal("a captured step over the bandwidth floor, GPU", graph.get("over_floor"), most=STEP_FLOOR, unit=" x"),
         Goal("waits of the host for a token, GPU", (graph or eager).get("synchronisations"), most=1),
         Goal("kernels for a token launched op by op, GPU", eager.get("kernels")),
+        Goal(
+            "memory that the fixed cache spares, of its arithmetic, GPU",
+            spared(at["LongTail", "eager"], at["TopK", "eager"]),
+            least=95,
+            unit=" %",
+        ),
         Goal("peak memory, GPU", gigabytes, unit=" GB"),
+        *crowd.aims(found),
     ]
+
+
+def spared(fixed: dict, growing: dict) -> float | None:
+    """Per cent of the bytes between two caches, by arithmetic, that the allocator holds less for the fixed one."""
+    if fixed["allocated_bytes"] is None:
+        return None
+    taken, due = (growing[name] - fixed[name] for name in ("allocated_bytes", "kv_arithmetic"))
+    return rounded(100 * taken / due)
 
 
 # ---- in words
@@ -260,6 +293,7 @@ def words(found: dict) -> str:
     return "\n\n".join(
         [
             table(head, rows),
+            *([crowd.words(found)] if found["batches"] else []),
             goals.words(found["goals"]),
             f"{machine(c)}; {c['layers']} decoder layers of {c['model']} (h {c['hidden']}, I {c['intermediate']}) and "
             f"{c['vocabulary']} words, random weights, quantization {c['quantization']}; {c['budget']} visual and "
@@ -281,6 +315,7 @@ def add_flags(command):
     command.add_argument("--dtype", default="auto", help=", ".join(DTYPES))
     command.add_argument("--quantization", default="none", help=", ".join(QUANTIZATIONS))
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--batch", help="answers at once, comma between; 1 on a CPU, 1,8,32 on a GPU")
     command.add_argument("--budget", type=int, default=127, help="visual tokens (%(default)s)")
     command.add_argument("--text", type=int, default=60, help="text tokens (%(default)s)")
     command.add_argument("--new", type=int, default=512, help="tokens of an answer (%(default)s)")
@@ -294,6 +329,5 @@ def add_flags(command):
 def command(arguments):
     """`bench decode`: the table, and the record as JSON. Ends with status 1 where a time is below its floor."""
     checked(arguments.out)
-    plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__}).settled()
-    found = measure(plan)
+    found = measure(protocol.planned(Plan, arguments))
     deliver(found, words(found), arguments)

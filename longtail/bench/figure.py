@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .. import svg
 from ..svg import BOTTOM, TOP, ticks
+from .goals import kept
 from .prefill import setting
+from .record import RESULTS
 
 DECADES = [base * 10**power for power in range(-2, 6) for base in (1, 2, 5)]
 DASHES = "", ' stroke-dasharray="6 4"', ' stroke-dasharray="2 3"'  # of the first regime, the second, the third
@@ -91,9 +93,19 @@ def _name(row: dict) -> str:
     return f"batch {row['batch']}, {row['mode']}"
 
 
+def _newest() -> dict:
+    """The newest record of `bench prefill` that is kept. Raises ValueError where there is none."""
+    dated = {record["conditions"]["date"]: record for _, record in kept(RESULTS) if record["bench"] == "prefill"}
+    if not dated:
+        raise ValueError(f"there is no record of bench prefill in {RESULTS}: name one")
+    return dated[max(dated)]
+
+
 def add_flags(command):
     """The flags of `bench figure`."""
-    command.add_argument("record", help="a .json file that bench prefill wrote")
+    command.add_argument(
+        "record", nargs="?", help=f"a .json file that bench prefill wrote; else the newest in {RESULTS}"
+    )
     command.add_argument("--out", default="assets/readme/speed.svg", help="the .svg file (%(default)s)")
 
 
@@ -101,5 +113,5 @@ def command(arguments):
     """`bench figure`: draw it."""
     if Path(arguments.out).suffix != ".svg":
         raise ValueError(f"--out takes a .svg file, got {arguments.out!r}")
-    record = json.loads(Path(arguments.record).read_text(encoding="utf-8"))
+    record = json.loads(Path(arguments.record).read_text(encoding="utf-8")) if arguments.record else _newest()
     Path(arguments.out).write_text(figure(record), encoding="utf-8")

@@ -1,10 +1,14 @@
 """What is aimed at, what was measured, and the verdict: met, missed, reported, or why it was not run here."""
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from .record import table
+from .record import RESULTS, span, table
 
 NO_GPU = "not run here: needs a CUDA device"
+HEAD = "goal", "aim", "measured", "verdict"
+NO_CPU = "not run here: is measured on a CPU"
 REFUSED = "{} could not be captured as a CUDA graph, the log says why: rows of mode graph were launched op by op"
 
 
@@ -43,6 +47,13 @@ class Goal:
         signs = ((">=", self.least), ("<=", self.most))
         return " ".join(f"{sign} {value:g}{self.unit}" for sign, value in signs if value is not None) or "no goal"
 
+    def unless(self, ends: list[float]) -> "Goal":
+        """This goal, in doubt where the 95 % interval of what was measured reaches across what is aimed at."""
+        if self.measured is None:
+            return self
+        sides = {replace(self, measured=end).met for end in ends}
+        return replace(self, doubt=f"95 % interval {span(ends)}") if len(sides) > 1 else self
+
     def record(self) -> dict:
         """Plain JSON values."""
         return asdict(self) | {"aim": self.aim, "met": self.met, "verdict": self.verdict}
@@ -50,13 +61,61 @@ class Goal:
 
 def words(goals: list[dict]) -> str:
     """Goal, measured, verdict: a line each, from their records."""
-    rows = [
-        (
-            goal["what"],
-            goal["aim"],
-            "" if goal["measured"] is None else f"{goal['measured']:.4g}{goal['unit']}",
-            goal["verdict"],
-        )
-        for goal in goals
-    ]
-    return table(("goal", "aim", "measured", "verdict"), rows)
+    return table(HEAD, [_cells(goal) for goal in goals])
+
+
+def _cells(goal: dict) -> tuple[str, ...]:
+    measured = "" if goal["measured"] is None else f"{goal['measured']:.3g}{goal['unit']}"
+    return goal["what"], goal["aim"], measured, goal["verdict"]
+
+
+# ---- `bench goals`: of all records that are kept
+
+
+def kept(folder: str) -> list[tuple[Path, dict]]:
+    """The newest record of each benchmark on each kind of device in a folder, and its file.
+
+    Raises ValueError where there is no folder, or no record in it.
+    """
+    newest = {}
+    for file in sorted(Path(folder).glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        key, dated = (record["bench"], record["conditions"]["device"]), (record["conditions"]["date"], file)
+        if key not in newest or dated > newest[key][0]:
+            newest[key] = dated, record
+    if not newest:
+        raise ValueError(f"there is no record of a benchmark in {folder}: make some with --out {folder}")
+    return [(file, record) for (_, file), record in newest.values()]
+
+
+def listed(records: list[tuple[Path, dict]]) -> list[tuple[dict, Path, dict]]:
+    """Every goal once, with the record it is from, where one could measure it that one; the measured ones first."""
+    found = {}
+    for file, record in records:
+        for goal in record.get("goals", []):
+            key = goal["what"], goal["aim"]
+            if key not in found or found[key][0]["measured"] is None:
+                found[key] = goal, file, record
+    return sorted(found.values(), key=lambda told: told[0]["measured"] is None)
+
+
+def markdown(folder: str) -> str:
+    """The table of the README."""
+    lines = ["| goal | aim | measured | | record |", "|---|---|---|---|---|"]
+    for goal, file, record in listed(kept(folder)):
+        under = record["conditions"]
+        where = f"[{record['bench']}]({folder}/{file.name}), {under['date'][:10]}, load {under['load']}"
+        lines.append(f"| {' | '.join(_cells(goal))} | {'' if goal['measured'] is None else where} |")
+    return "\n".join(lines)
+
+
+def add_flags(command):
+    """The flags of `bench goals`."""
+    command.add_argument("folder", nargs="?", default=RESULTS, help="of records (%(default)s)")
+    command.add_argument("--markdown", action="store_true", help="print the table of the README")
+
+
+def command(arguments):
+    """`bench goals`: goal, aim, measured, verdict, from the newest records."""
+    folder = arguments.folder
+    print(markdown(folder) if arguments.markdown else words([goal for goal, _, _ in listed(kept(folder))]))

@@ -5,7 +5,7 @@ Each part is a benchmark of its own, run by its own plan; this file only says wh
 
 import torch
 
-from . import decode, goals, prefill, race, selectors
+from . import decode, goals, prefill, preprocess, preview, race, selectors
 from .goals import Goal
 from .prefill import AIMED
 from .record import add_flags as output_flags
@@ -13,6 +13,8 @@ from .record import checked, conditions, deliver, machine, write
 
 NEEDS = "bench gpu needs a CUDA device, and there is none here: run it where one is"
 QUANTIZED = "int8", "int4"
+SAID = {"prefill": prefill.words, "decode": decode.words, "selectors": race.words, "preprocess": preprocess.words}
+SAID |= {"preview": preview.words}
 
 
 def add_flags(command):
@@ -39,6 +41,8 @@ def parts(random: str, device: str, seed: int) -> dict:
         "prefill": lambda: read("none"),
         "decode": lambda: grow("none"),
         "selectors": lambda: {"bench": "selectors", **race.measure(chosen, selectors.selectors)},
+        "preprocess": lambda: preprocess.measure(preprocess.Plan(device=device, seed=seed).settled()),
+        "preview": lambda: preview.measure(preview.Plan(random, device=device, threads=0).settled()),
     }
     for kind in QUANTIZED:  # bitsandbytes asks the host: never captured
         found[f"prefill {kind}"] = lambda kind=kind: read(kind, batch="1", graph=False, repeat=10)
@@ -57,8 +61,7 @@ def run(name: str, part) -> dict:
 
 def aims(found: dict[str, dict]) -> list[dict]:
     """The goals of the parts that need a GPU, and what the quantised models took."""
-    listed = [goal for name in ("prefill", "decode", "selectors") for goal in found[name]["goals"]]
-    listed = [goal for goal in listed if "CPU" not in goal["what"]]
+    listed = [goal for name in SAID for goal in found[name]["goals"] if "CPU" not in goal["what"]]
     listed += [
         Goal(f"{name}: run", None, reason=f"not run: {part['reason']}").record()
         for name, part in found.items()
@@ -81,7 +84,6 @@ def command(arguments):
     checked(arguments.out)
     if not torch.cuda.is_available():
         raise ValueError(NEEDS)
-    said = {"prefill": prefill.words, "decode": decode.words, "selectors": race.words}
     found, under = {}, conditions(arguments.device)
     under |= {"model": arguments.random, "dtype": "bfloat16", "seed": arguments.seed}
     record = {"bench": "gpu", "conditions": under, "parts": found}
@@ -89,7 +91,7 @@ def command(arguments):
         found[name] = run(name, part)
         write(record, arguments.out)
         if not arguments.json:
-            told = found[name].get("reason") or said[name.split()[0]](found[name])
+            told = found[name].get("reason") or SAID[name.split()[0]](found[name])
             print(f"---- {name}\n\n{told}\n", flush=True)
     record["goals"] = aims(found)
     record["failures"] = [f"{name}: {why}" for name, part in found.items() for why in part.get("failures", [])]

@@ -49,6 +49,7 @@ class Plan:
     threads: int = 0
     seed: int = 0
     eager: bool = False
+    clock: str = "wall"
 
     def __post_init__(self):
         for name, least in (("text", 2), ("new", 1), ("repeat", 1), ("warm_up", 0), ("threads", 0), ("seed", 0)):
@@ -211,7 +212,7 @@ def conditions(llava: Drawn, plan: Plan) -> dict:
         **{"patches": sum(llava.drawn.layout.sizes), "views": len(llava.drawn.layout.sizes)},
         **{
             name: getattr(plan, name)
-            for name in ("budget", "text", "new", "repeat", "warm_up", "time_limit", "seed", "eager")
+            for name in ("budget", "text", "new", "repeat", "warm_up", "time_limit", "seed", "eager", "clock")
         },
     }
 
@@ -266,6 +267,7 @@ def add_flags(command):
     command.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
     command.add_argument("--seed", type=int, default=0, help="of weights, ids and pixels (%(default)s)")
     command.add_argument("--eager", action="store_true", help="never replay a captured CUDA graph")
+    command.add_argument("--clock", default="wall", help=protocol.CLOCK_HELP)
     output_flags(command)
 
 
@@ -277,7 +279,8 @@ def command(arguments):
     plan.reducers()  # refused before anything is built
     size, where = plan.size(), device_of(plan.device)
     precision = choose(plan.dtype, plan.quantization, where)
-    with protocol.threads(plan.threads):
+    protocol.clock_of(plan.clock, where, plan.threads)
+    with protocol.threads(plan.threads), protocol.phases_by(plan.clock):
         llava, peaks = drawn(plan.random, precision, where, plan.text, size, plan.seed), floors.peaks(where)
         board = Board(conditions(llava, plan), plan, arguments.out, arguments.json)
         if not board.silent:

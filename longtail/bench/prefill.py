@@ -1,10 +1,11 @@
 """`bench prefill`: reading a prompt through the engine's own decoder layers, by visual tokens; floor and FLOPs beside.
 
-The layers are of full width and random. Every count and every method is one form of one rotation, so that each ratio is
-of two neighbours in time; the unpruned prompt runs twice, for what two equal forms differ by.
+The layers are of full width and random. The unpruned prompt runs between every two others, so that each ratio is of two
+neighbours in time; it also runs against itself, for what two equal forms differ by.
 """
 
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ..models.drawn import CONFIGS, Drawn, stack
 from ..models.precision import DTYPES, QUANTIZATIONS, choose
 from . import floors, goals, protocol
 from .goals import REFUSED, Goal
-from .protocol import milliseconds, paired, rounded
+from .protocol import Against, milliseconds, paired, rounded
 from .reading import Form, Staged, forms, staged
 from .record import add_flags as output_flags
 from .record import checked, conditions, deliver, device_of, machine, span, table
@@ -22,6 +23,7 @@ from .synthetic import Prompts
 
 AIMED = 127  # visual tokens of the goals
 SHARE = 0.95  # of the FLOP ratio, on a CPU
+OVERHEAD = 2  # per cent of the time that pruning saves: what our selector may take
 STRAY = 0.05  # how far two equal forms may lie apart, or a speed-up above what the floors allow, before it is doubted
 
 
@@ -60,9 +62,7 @@ class Plan:
         """
         device, config = device_of(self.device), CONFIGS[self.random]()
         cuda, depth = device != "cpu", config.get_text_config().num_hidden_layers
-        given = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if self.__dataclass_fields__[name].init
-        }
+        given = {name: getattr(self, name) for name, entry in self.__dataclass_fields__.items() if entry.init}
         defaults = {"layers": depth if cuda else min(2, depth), "batch": "1,8" if cuda else "1", "graph": cuda}
         defaults |= {"threads": 0 if cuda else 1, "repeat": 50 if cuda else 7}
         filled = {name: defaults.get(name) if value is None else value for name, value in given.items()}
@@ -71,17 +71,9 @@ class Plan:
         plan = Plan(**filled | {"device": device})
         protocol.clock_of(plan.clock, device, plan.threads)
         patches = floors.spec(config).vision.patches
-        object.__setattr__(plan, "counts", _numbers("visual", self.visual, patches))
-        object.__setattr__(plan, "batches", _numbers("batch", filled["batch"], 256))
+        object.__setattr__(plan, "counts", protocol.numbers("visual", self.visual, patches))
+        object.__setattr__(plan, "batches", protocol.numbers("batch", filled["batch"], 256))
         return plan
-
-
-def _numbers(flag: str, text: str, most: int) -> tuple[int, ...]:
-    """Whole numbers, comma between, each once in order: visual tokens from the most, which all else is compared to."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= most for part in parts):
-        raise ValueError(f"--{flag} takes whole numbers from 1 to {most}, comma between, got {text!r}")
-    return tuple(sorted({int(part) for part in parts}, reverse=flag == "visual"))
 
 
 # ---- measuring
@@ -90,34 +82,45 @@ def _numbers(flag: str, text: str, most: int) -> tuple[int, ...]:
 @torch.inference_mode()
 def measure(plan: Plan) -> dict:
     """The record of a settled plan. Raises ValueError for weights that do not fit."""
-    with protocol.threads(plan.threads):
+    with protocol.threads(plan.threads), protocol.phases_by(plan.clock):
         precision = choose(plan.dtype, plan.quantization, plan.device)
         llava = stack(plan.random, precision, plan.device, plan.layers, plan.text, plan.seed)
         prompts, spec = Prompts(llava, plan.seed), floors.spec(llava.model.config)
         width = floors.bits(precision.dtype, plan.quantization)
         peaks, under = floors.peaks(plan.device), conditions(plan.device)
-        field, budget = [*forms(llava, prompts, plan.counts, plan.batches, plan.graph)], min(AIMED, plan.counts[0])
+        field, budget = forms(llava, prompts, plan.counts, plan.batches, plan.graph), min(AIMED, plan.counts[0])
+        regimes = [[*part] for _, part in groupby(field, key=lambda form: (form.batch, form.mode))]
         methods = staged(llava, prompts, budget)
         product, work = floors.product(spec, plan.counts[0] + plan.text, precision.dtype, plan.device)
-        runs = [*(form.run for form in field), *methods.values(), product]
-        seconds = protocol.timed(runs, plan.device, plan.repeat, clock=plan.clock)
-    peaks = peaks.at_least(work, seconds[-1].min(), 8 * precision.dtype.itemsize)
-    taken = dict(zip([*((f.batch, f.mode, f.visual, f.what) for f in field), *methods], seconds, strict=False))
-    rows = [row(form, taken, plan, spec, peaks, width) for form in field]
+        taken = [raced(part, product, plan) for part in regimes]
+        base, *others = methods.values()
+        stages = protocol.against(base, others, plan.device, plan.repeat, plan.clock)
+    peaks = peaks.at_least(work, min(seconds.also.min() for seconds in taken), 8 * precision.dtype.itemsize)
+    rows = [
+        row(form, *pair, plan, spec, peaks, width)
+        for part, seconds in zip(regimes, taken, strict=True)
+        for form, pair in zip(part, seconds.pairs(), strict=True)
+    ]
     found = {"bench": "prefill", "conditions": under | _asked(plan, llava, spec, precision, budget),
              "peaks": peaks.record(), "rows": rows}  # fmt: skip
-    found["methods"] = [method_row(name, methods[name], taken, plan.repeat) for name in methods]
+    found["methods"] = [
+        method_row(name, method, *pair) for (name, method), pair in zip(methods.items(), stages.pairs(), strict=True)
+    ]
     found["goals"] = [goal.record() for goal in aims(found)]
     refused = plan.graph and graph.Graphs.of(llava).prompts.refused
     found["failures"] = failures(found) + [REFUSED.format("prompts")] * refused
     return found
 
 
-def row(form: Form, taken: dict, plan: Plan, spec, peaks: floors.Peaks, width: int) -> dict:
+def raced(part: list[Form], product, plan: Plan) -> Against:
+    """The forms of one batch and mode against the first, which is the unpruned prompt; a bare product in turn."""
+    base, *others = (form.run for form in part)
+    return protocol.against(base, others, plan.device, plan.repeat, plan.clock, also=[product])
+
+
+def row(form: Form, seconds: np.ndarray, base: np.ndarray, plan: Plan, spec, peaks: floors.Peaks, width: int) -> dict:
     """A form's times beside its floor, and its speed-up over the unpruned prompt beside what the floors allow."""
-    seconds = taken[form.batch, form.mode, form.visual, form.what]
-    base, most = taken[form.batch, form.mode, plan.counts[0], ""], plan.counts[0] + plan.text
-    tokens = form.visual + plan.text
+    tokens, most = form.visual + plan.text, plan.counts[0] + plan.text
     floor, dense = (floors.prefill(spec, peaks, n, width, form.batch) for n in (tokens, most))
     ratio = floors.flops(spec, most) / floors.flops(spec, tokens)
     bound = dense / floor if floor else None
@@ -132,10 +135,10 @@ def row(form: Form, taken: dict, plan: Plan, spec, peaks: floors.Peaks, width: i
     }
 
 
-def method_row(name: str, method: Staged, taken: dict, repeat: int) -> dict:
+def method_row(name: str, method: Staged, seconds: np.ndarray, full: np.ndarray) -> dict:
     """A method's stages, their sum beside the whole, and its speed-up over Full's whole."""
-    stages, whole = method.stages(repeat), milliseconds(taken[name])
-    return {"method": name, **stages, **whole, **paired(taken["Full"], taken[name]),
+    stages, whole = method.stages(len(seconds)), milliseconds(seconds)
+    return {"method": name, **stages, **whole, **paired(full, seconds),
             "of_whole": rounded(sum(stages.values()) / whole["ms"])}  # fmt: skip
 
 
@@ -178,7 +181,21 @@ def aims(found: dict) -> list[Goal]:
         goal(", batch 8, GPU", 8, "eager", "ratio", cuda, least=2.9),
         goal(", batch 1, graphed, GPU", 1, "graph", "ratio", cuda, least=1.8),
         goal(", batch 1, eager, GPU", 1, "eager", "ratio", cuda),
+        Goal(
+            f"our selector, of the time that pruning saves, {'GPU' if cuda else 'CPU'}",
+            overhead(found["methods"]),
+            most=OVERHEAD,
+            unit=" %",
+            reason="not told: at this size pruning saved no time",
+        ),
     ]
+
+
+def overhead(methods: list[dict]) -> float | None:
+    """Per cent that LongTail's selector takes of what its prefill is faster than Full's; None where it is not."""
+    at = {line["method"]: line for line in methods}
+    saved = at["Full"]["prefill_ms"] - at["LongTail"]["prefill_ms"]
+    return rounded(100 * at["LongTail"]["select_ms"] / saved) if saved > 0 else None
 
 
 def _doubt(line: dict, rows: list[dict], cuda: bool) -> str:
@@ -219,14 +236,13 @@ def words(found: dict) -> str:
         for r in found["methods"]
     ]
     c = found["conditions"]
-    stages_by = "; stages by the wall clock" * (c["clock"] == "cpu")
     staged = table(("method", "select", "project", "score", "prefill", "whole, ms", "speed-up", "95 %"), methods)
     return "\n\n".join(
         [
             table(head, rows),
             "\n".join(again),
             f"From features to first logits at {c['budget']} visual tokens, eager; Random and Sequential choose for "
-            f"nothing, score is stage 2's{stages_by}:\n{staged}",
+            f"nothing, score is stage 2's:\n{staged}",
             goals.words(found["goals"]),
             in_words(c, found["peaks"]),
         ]
@@ -237,8 +253,8 @@ def in_words(c: dict, peaks: dict) -> str:
     """Conditions as a paragraph."""
     return (
         f"{setting(c, peaks)}; after {c['warm_ups']} warm-ups each (fewer, at least two, once they fill "
-        f"{c['enough']:g} s); speed-up: median of paired ratios to the most visual tokens, its bootstrap 95 % "
-        "interval; FLOPs and bound: ratios of operations and of floors; eff.: speed-up over bound"
+        f"{c['enough']:g} s); speed-up: median ratio of the time of the most visual tokens beside it to its own, with "
+        "the bootstrap's 95 % interval; FLOPs and bound: ratios of operations and of floors; eff.: speed-up over bound"
     )
 
 
@@ -248,7 +264,7 @@ def setting(c: dict, peaks: dict) -> str:
     return (
         f"{machine(c)}; {c['layers']} decoder layers of {c['model']} (h {c['hidden']}, I {c['intermediate']}) and "
         f"{c['vocabulary']} words, random weights{quantized}, {c['text']} text tokens, seed {c['seed']}; medians of "
-        f"{c['repeat']} repetitions in an order that turns; {floors.Peaks.of(peaks).words()}"
+        f"{c['repeat']} repetitions, the unpruned prompt between every two others; {floors.Peaks.of(peaks).words()}"
     )
 
 
@@ -279,14 +295,8 @@ def add_flags(command):
     output_flags(command)
 
 
-def planned(kind: type, arguments):
-    """The plan of a command's flags, settled."""
-    names = [name for name, entry in kind.__dataclass_fields__.items() if entry.init]
-    return kind(**{name: getattr(arguments, name) for name in names}).settled()
-
-
 def command(arguments):
     """`bench prefill`: the table, and the record as JSON. Ends with status 1 where a time is below its floor."""
     checked(arguments.out)
-    found = measure(planned(Plan, arguments))
+    found = measure(protocol.planned(Plan, arguments))
     deliver(found, words(found), arguments)

@@ -9,9 +9,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from .. import clock as engine
 
 WARM_UPS, ENOUGH = 5, 2.0  # calls before any counts; seconds after which fewer do, but never fewer than two
 RESAMPLES = 2000
@@ -68,6 +71,43 @@ def timed(
     return seconds
 
 
+@dataclass(frozen=True, eq=False)
+class Against:
+    """Seconds of forms, and of the base that ran right before or right behind each, both [forms, repeat]; `base`: every
+    run of it, [runs]; `also`: what ran once a repetition and is compared to nothing, [repeat] or empty."""
+
+    forms: np.ndarray
+    beside: np.ndarray
+    base: np.ndarray
+    also: np.ndarray
+
+    def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of the base, then of each form: its seconds, and those of the base beside it."""
+        return [(self.base, self.base), *zip(self.forms, self.beside, strict=True)]
+
+
+def against(
+    base: Callable, forms: Sequence[Callable], device: str, repeat: int, clock: str = "wall", also: Sequence = ()
+) -> Against:
+    """Time forms of seconds against one. It runs between every two of them, so that both are its neighbours in time:
+    what drifts falls on both sides of a ratio."""
+    watch = Stopwatch(device, clock)
+    for form in dict.fromkeys((base, *forms, *also)):
+        warmed(form, watch)
+    seconds, beside = np.empty((2, len(forms), repeat))
+    runs, others = [], []
+    for turn in range(repeat):
+        turned = order(len(forms), turn)
+        for first, *second in (turned[at : at + 2] for at in range(0, len(forms), 2)):
+            seconds[first, turn] = watch(forms[first])
+            runs.append(watch(base))
+            beside[[first, *second], turn] = runs[-1]
+            for other in second:
+                seconds[other, turn] = watch(forms[other])
+        others += [watch(form) for form in also]
+    return Against(seconds, beside, np.array(runs), np.array(others))
+
+
 def warmed(form: Callable, watch: Stopwatch) -> float:
     """The best of the calls that warm a form up, in seconds."""
     seconds = []
@@ -104,6 +144,23 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def planned(kind: type, arguments):
+    """The plan of a command's flags, settled."""
+    names = [name for name, entry in kind.__dataclass_fields__.items() if entry.init]
+    return kind(**{name: getattr(arguments, name) for name in names}).settled()
+
+
+def numbers(flag: str, text: str, most: int) -> tuple[int, ...]:
+    """Whole numbers, comma between, each once in order: visual tokens from the most, which all else is compared to.
+
+    Raises ValueError.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= most for part in parts):
+        raise ValueError(f"--{flag} takes whole numbers from 1 to {most}, comma between, got {text!r}")
+    return tuple(sorted({int(part) for part in parts}, reverse=flag == "visual"))
+
+
 def clock_of(name: str, device: str, count: int) -> str:
     """The clock that a flag names. Raises ValueError for one that cannot be read here."""
     if name not in CLOCKS:
@@ -125,3 +182,13 @@ def threads(count: int):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def phases_by(clock: str):
+    """The engine tells its phases on a CPU by this clock inside, so that they and the whole are of one kind."""
+    before, engine.now = engine.now, CLOCKS[clock]
+    try:
+        yield
+    finally:
+        engine.now = before

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .. import graph as graphs
+from .. import merged
 from ..clock import Clock
 from ..decoder import Decoder
 from ..graph import Prompts as Captured
@@ -33,26 +35,30 @@ class Form:
 def forms(llava: Drawn, prompts: Prompts, counts: Sequence[int], batches: Sequence[int], graph: bool) -> Iterator[Form]:
     """Every count by batch, launched op by op and, where `graph`, as captured for one prompt; the first count twice."""
     for batch in batches:
-        for count in counts:
-            spliced = prompts.of(count)
-            ways = {"eager": reading(llava, prompts, spliced, batch)}
-            if graph and batch == 1:
-                ways["graph"] = alone(llava, prompts, spliced, graphs.Graphs.of(llava).prompts)
-            for mode, run in ways.items():
+        for mode in ("eager", "graph")[: 1 + (graph and batch == 1)]:
+            captured = graphs.Graphs.of(llava).prompts if mode == "graph" else None
+            for count in counts:
+                run = reading(llava, prompts, prompts.of(count), batch, captured)
                 yield from (Form(count, batch, mode, run, what) for what in ("", "again")[: 1 + (count == counts[0])])
 
 
-def reading(llava: Drawn, prompts: Prompts, spliced: Spliced, batch: int) -> Callable:
-    """The prefill of `batch` equal prompts, launched op by op: alone as in an answer, together as one tensor."""
+def reading(llava: Drawn, prompts: Prompts, spliced: Spliced, batch: int, captured: Captured | None) -> Callable:
+    """The prefill of equal prompts: one as in an answer, through the captured ones where they are given, several as in
+    `generate_batch`."""
     if batch == 1:
-        return alone(llava, prompts, spliced, None)
-    states = spliced.embeddings.expand(batch, -1, -1).contiguous()
-    return lambda: llava.read_together(states)
+        return lambda: Decoder(llava, Full(), captured).prefill(spliced, prompts.unpruned, 1, Quiet())
+    return lambda: together(llava, prompts, spliced, [Decoder(llava, Full()) for _ in range(batch)], 1)
 
 
-def alone(llava: Drawn, prompts: Prompts, spliced: Spliced, captured: Captured | None) -> Callable:
-    """The prefill of one prompt as in an answer, through the captured ones where they are given."""
-    return lambda: Decoder(llava, Full(), captured).prefill(spliced, prompts.unpruned, 1, Quiet())
+def together(llava: Drawn, prompts: Prompts, spliced: Spliced, rows: list[Decoder], new: int) -> torch.Tensor:
+    """Logits [B, V] behind the prompt of several answers that are read together."""
+    ways = [row.prefilling(spliced, prompts.unpruned, new, Quiet()) for row in rows]
+    return torch.stack(merged.prefill(llava, rows, ways))
+
+
+def held(decoder: Decoder) -> int:
+    """Bytes of the slots of an answer's cache, written or not."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in decoder.cache.layers)
 
 
 class Staged:

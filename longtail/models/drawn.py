@@ -12,7 +12,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
-    DynamicCache,
     LlamaConfig,
     LlavaConfig,
     PreTrainedConfig,
@@ -67,14 +66,6 @@ class Drawn:
         """The one that was drawn, nothing of its text read yet."""
         return replace(self.drawn, question=self.drawn.question.anew(), preamble=self.drawn.preamble.anew())
 
-    def read_together(self, states: Tensor) -> Tensor:
-        """Logits [B, V] after the last positions of prompts [B, T, D] of one length, read as one batch."""
-        cache, positions = DynamicCache(), torch.arange(states.shape[1], device=states.device)
-        rotary = self.llava.rotary(states[0], positions)
-        for layer in self.llava.decoder_layers:
-            states = layer(states, attention_mask=None, past_key_values=cache, position_embeddings=rotary)
-        return self.llava.model.lm_head(self.llava.language_model.norm(states[:, -1]))
-
     def decode_text(self, ids: list[int]) -> str:
         """The ids themselves: there is no tokenizer."""
         return " ".join(map(str, ids))
@@ -103,8 +94,8 @@ def stack(name: str, precision: Precision, device: str, layers: int | None, text
     """The language model of the architecture `name` alone, under a prompt of so many text tokens: all of its decoder
     layers, or the first few and the same share of its vocabulary, so that all times and bytes are that share.
 
-    Tower and CLIP are there to be asked for shapes, two layers and none. Raises ValueError as `drawn`, and for a number
-    of layers that the architecture does not have.
+    Two layers of the tower are there to be asked for shapes, and no CLIP. Raises ValueError as `drawn`, and for a
+    number of layers that the architecture does not have.
     """
     if name not in CONFIGS:
         raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(CONFIGS)}")
@@ -112,6 +103,7 @@ def stack(name: str, precision: Precision, device: str, layers: int | None, text
     memory.refuse(name, config, precision, device, weights(config, precision))
     model = untrained(config, precision, device, seed)
     llava = FAMILIES[config.model_type](model, None, name, "", precision.quantization)
+    llava.clip = ClipText("", llava.tower)  # never read: no method here asks what the text means
     return Drawn(llava, _prompt(llava, text, (config.vision_config.image_size,) * 2, seed))
 
 
