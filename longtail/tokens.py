@@ -130,10 +130,11 @@ class Reduced:
     @classmethod
     def select(cls, visual: VisualTokens, keep: Tensor, curve: Curve | None = None) -> "Reduced":
         """Pure pruning: `keep` holds patch indices in any order; the survivors come back in raster order."""
-        keep = keep.detach().to("cpu", torch.long).sort().values
-        source = torch.full((len(visual.features),), -1)
-        source[keep] = torch.arange(len(keep))
-        role = np.where(source.numpy() < 0, "dropped", "kept")
+        stays = np.sort(keep.detach().to("cpu", torch.long).numpy())
+        source = np.full(len(visual.features), -1)
+        source[stays] = np.arange(len(stays))
+        role = np.where(source < 0, "dropped", "kept")
+        keep, source = torch.from_numpy(stays), torch.from_numpy(source)
         here = keep.to(visual.features.device, non_blocking=True)  # the host has waited once already
         return cls(visual.features.index_select(0, here), keep, source, role, curve)
 

@@ -117,11 +117,14 @@ def test_on_a_cpu_nothing_is_captured(llava, picture):
         ("cuda", {}, "int8", False),
         ("cuda", {"a": 0, "b": 1}, "none", False),
         ("cuda", {"a": 0, "b": "cpu"}, "none", False),
+        ("cuda:0", {}, "none", True),
+        ("cuda:1", {}, "none", False),
         ("cpu", {}, "none", False),
     ],
 )
-def test_what_can_be_captured(device, places, quantization, can):
-    """One GPU, and no matrix whose product waits for the host."""
+def test_what_can_be_captured(device, places, quantization, can, monkeypatch):
+    """One GPU, the current one, and no matrix whose product waits for the host."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     model = SimpleNamespace(hf_device_map=places)
     here = SimpleNamespace(device=torch.device(device), model=model, quantization=quantization, eager=False)
     assert Llava.capturable.fget(here) is can

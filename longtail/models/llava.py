@@ -142,10 +142,11 @@ class Llava:
 
     @property
     def capturable(self) -> bool:
-        """Whether its work can be captured as a CUDA graph: on one GPU, and nothing in it asks the host, as LLM.int8()
-        does for the outliers of each matrix it multiplies."""
+        """Whether its work can be captured as a CUDA graph: on one GPU, torch's current one, and nothing in it asks the
+        host, as LLM.int8() does for the outliers of each matrix it multiplies."""
         places = set(getattr(self.model, "hf_device_map", {}).values())
         alone = self.device.type == "cuda" and len(places) < 2
+        alone = alone and self.device.index in (None, torch.cuda.current_device())
         return alone and self.quantization != "int8" and not self.eager
 
     @property
