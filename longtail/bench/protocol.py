@@ -187,8 +187,8 @@ def threads(count: int):
 @contextmanager
 def phases_by(clock: str):
     """The engine tells its phases on a CPU by this clock inside, so that they and the whole are of one kind."""
-    before, engine.now = engine.now, CLOCKS[clock]
+    before = engine.reading.set(CLOCKS[clock])
     try:
         yield
     finally:
-        engine.now = before
+        engine.reading.reset(before)
