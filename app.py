@@ -8,15 +8,17 @@ Every flag has an environment variable: --time-limit is LONGTAIL_TIME_LIMIT, and
 import argparse
 import importlib
 import os
+import re
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
-UPLOADS = tempfile.TemporaryDirectory(prefix="longtail-")  # ours alone, gone when we are
+from demo import early, uploads
+
+EARLY = early.answering(sys.argv[1:]) if __name__ == "__main__" else None  # before the seconds that the imports take
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("GRADIO_TEMP_DIR", UPLOADS.name)  # all three before Gradio is imported
+os.environ["GRADIO_TEMP_DIR"] = str(uploads.own(os.environ.get("GRADIO_TEMP_DIR")))  # all before Gradio is imported
 
 from demo import space
 
@@ -25,12 +27,14 @@ WANTED = space.wanted()  # between the imports, so that none is sorted before a 
 from PIL import Image
 
 import longtail
-from demo import look
+from demo import journal, server
 from demo.gallery import RECORDED
 from demo.login import logins
 from demo.page import build
 from demo.presets import FEWEST, FIRST
 from longtail.models.loading import Lines, Progress
+
+SITE = re.compile(r"https?://(\*\.)?[\w.-]+(:\d+)?")
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,13 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 2 where what was asked for cannot be had, 1 for anything else, in a sentence."""
     try:
         flags = parsed(arguments)
+        journal.listen(flags.log, flags.log_content)
+        server.leaving()
         load = partial(loaded, flags)
         name, llava, note = space.start(flags.model, load, miniature)
         names = tuple(dict.fromkeys([name, *flags.models]))
         page = build(llava, flags.time_limit, models=names, load=load, note=note, recorded=flags.recorded)
         page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
         place = {"server_name": flags.host, "server_port": flags.port, "root_path": flags.root_path}
-        page.launch(**place, auth=flags.auth_file, mcp_server=flags.mcp, **look.launching(share=flags.share))
+        place |= {"auth": flags.auth_file, "mcp_server": flags.mcp, "share": flags.share}
+        server.serve(page, EARLY, flags.metrics, flags.frame_ancestors, **place).until_told()
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
@@ -86,7 +93,13 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("root-path", None, "where a proxy serves the page: /longtail, or the whole address", type=sub_path)
     flag("auth-file", None, "a file of user:password lines: a login is needed", type=users)
     flag("queue", "24", "visitors that may wait, further ones are asked to come back", type=between(1, 1000))
-    flag("time-limit", "60", "seconds of work an answer may take", type=between(1, 3600))
+    flag("time-limit", "60", "seconds an answer may take", type=between(1, 3600))
+    flag("metrics", "on", "off: nothing is served at /metrics", type=switch)
+    flag("log", "json", "json: a line of JSON for each event on stderr; plain: for a person", choices=journal.FORMS)
+    flag("log-content", "off", "on: questions, answers and the words of errors are logged", type=switch)
+    flag(
+        "frame-ancestors", "", "sites that may show the page in a frame, comma between: https://example.org", type=sites
+    )
     flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)
     flag("mcp", "off", "on: the API's endpoints are MCP tools too", nargs="?", const="on", type=switch)
     flags = parser.parse_args(arguments)
@@ -103,6 +116,14 @@ def need_mcp():
         importlib.import_module("mcp.server.streamable_http_manager")
     except ImportError as error:
         raise ValueError(f"--mcp needs an extra that is not installed ({error}): pip install 'gradio[mcp]'") from error
+
+
+def sites(text: str) -> tuple[str, ...]:
+    """A flag's list of sites, each a scheme and a host."""
+    for site in names(text):
+        if not SITE.fullmatch(site):
+            raise argparse.ArgumentTypeError(f"must be sites such as https://example.org, comma between, got {site!r}")
+    return tuple(names(text))
 
 
 def between(low: int, high: int):
@@ -145,7 +166,7 @@ def loaded(flags: argparse.Namespace, name: str, progress=None):
     lines = Lines(name, sys.stderr)
 
     def tell(step):
-        for told in filter(None, (lines, progress)):
+        for told in filter(None, (lines, EARLY and EARLY.tell, progress)):
             told(step)
 
     own = {"revision": flags.revision, "adapter": flags.adapter} if name == flags.model else {}

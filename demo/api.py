@@ -20,7 +20,7 @@ from longtail.export import Comparison, device_name, measure, medians
 from longtail.export import compared as differing
 from longtail.reducer import REDUCERS, Reducer, make, parse
 
-from . import numbers, run, space
+from . import guard, numbers, run, space
 from .host import Host, longest
 from .words import I18N, english
 
@@ -51,6 +51,12 @@ class Blocks(gr.Blocks):
             return await super().call_function(block_fn, *inputs, **options)
         async with self.rendering:  # Gradio walks through a visitor's components while another render adds to them
             return await super().call_function(block_fn, *inputs, **options)
+
+    async def process_api(self, *arguments, **options):
+        try:
+            return await super().process_api(*arguments, **options)
+        except Exception as error:
+            raise guard.told(error, options.get("request")) from None
 
     async def preprocess_data(self, block_fn, *inputs, **options):
         try:

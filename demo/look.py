@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from .guard import UPLOAD
 from .words import I18N
 
 SANS = ["-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "Arial", "sans-serif"]
@@ -94,7 +95,7 @@ def launching(share: bool = False) -> dict:
         "i18n": I18N,
         "css_paths": sorted(Path(__file__).parent.glob("*.css")),
         "show_error": False,
-        "max_file_size": "10mb",
+        "max_file_size": UPLOAD,
         "allowed_paths": [],
         "blocked_paths": [],
         "enable_monitoring": False,
@@ -103,4 +104,5 @@ def launching(share: bool = False) -> dict:
         "footer_links": ["api", "settings"],
         "favicon_path": None,
         "share": share,
+        "ssr_mode": False,  # a second server in front would send pages without our headers
     }

@@ -1,6 +1,7 @@
 """The page in a real browser: served as app.py serves it, opened in the system's Chromium, watched for complaints."""
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -14,7 +15,9 @@ from playwright.sync_api import expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demo import board, look, page
+from demo import board, page, server, uploads
+
+os.environ["GRADIO_TEMP_DIR"] = str(uploads.own())
 
 expect.set_options(timeout=40_000)  # a loaded machine is no failure
 
@@ -24,11 +27,11 @@ def served(llava, folder, **options):
     """The page's address."""
     built = page.build(llava, examples=folder, **options)
     built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
-    _, url, _ = built.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
+    running = server.serve(built, quiet=True)
     try:
-        yield url
+        yield running.url
     finally:
-        built.close()
+        running.close()
 
 
 @contextmanager

@@ -39,9 +39,9 @@ def built(llava):
 @pytest.fixture(scope="module")
 def url(built):
     built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
-    _, address, _ = built.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
-    yield address
-    built.close()
+    running = server.serve(built, quiet=True)
+    yield running.url
+    running.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import app
 import longtail
-from demo import board, look, page
+from demo import board, page, server
 from demo.login import logins
 
 PREFIX = "/longtail"
@@ -83,11 +83,10 @@ def behind(llava, scenes):
     """The page as app.py launches it for a proxy, and the address of the proxy."""
     built = page.build(llava, examples=scenes)
     built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
-    how = {"prevent_thread_lock": True, "quiet": True, "ssr_mode": False, "auth": USERS, "root_path": PREFIX}
-    _, address, _ = built.launch(**how, **look.launching())
-    with proxied(address, PREFIX) as outside:
+    running = server.serve(built, quiet=True, auth=USERS, root_path=PREFIX)
+    with proxied(running.url, PREFIX) as outside:
         yield outside
-    built.close()
+    running.close()
 
 
 def test_nothing_is_served_without_a_login(behind):

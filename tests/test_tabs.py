@@ -198,7 +198,7 @@ def served(llava, folder, limit=60.0):
         tab.opened.change(json.dumps, tab.opened, seen, queue=False, api_visibility="private")
     assert [fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"] == []
     page.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **look.launching())
     try:
         yield url
     finally:
