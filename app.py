@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         load = partial(loaded, flags)
         name, llava, note = space.start(flags.model, load, miniature)
         names = tuple(dict.fromkeys([name, *flags.models]))
-        page = build(llava, flags.time_limit, models=names, load=load, note=note, recorded=flags.recorded)
-        page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
+        built = {"models": names, "load": load, "note": note, "recorded": flags.recorded, "waiting": flags.queue}
+        page = build(llava, flags.time_limit, journal=journal.Journal(flags.log_content), **built)
         place = {"server_name": flags.host, "server_port": flags.port, "root_path": flags.root_path}
         place |= {"auth": flags.auth_file, "mcp_server": flags.mcp, "share": flags.share}
         server.serve(page, EARLY, flags.metrics, flags.frame_ancestors, **place).until_told()
@@ -97,9 +97,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("metrics", "on", "off: nothing is served at /metrics", type=switch)
     flag("log", "json", "json: a line of JSON for each event on stderr; plain: for a person", choices=journal.FORMS)
     flag("log-content", "off", "on: questions, answers and the words of errors are logged", type=switch)
-    flag(
-        "frame-ancestors", "", "sites that may show the page in a frame, comma between: https://example.org", type=sites
-    )
+    flag("frame-ancestors", "", "sites that may frame the page, comma between: https://example.org", type=sites)
     flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)
     flag("mcp", "off", "on: the API's endpoints are MCP tools too", nargs="?", const="on", type=switch)
     flags = parser.parse_args(arguments)
@@ -163,7 +161,7 @@ def loaded(flags: argparse.Namespace, name: str, progress=None):
     """A model, warmed up; None for the name none: the page replays reports. `progress` is told as the log is."""
     if name == "none":
         return None
-    lines = Lines(name, sys.stderr)
+    lines = Lines(name, journal.Stream())
 
     def tell(step):
         for told in filter(None, (lines, EARLY and EARLY.tell, progress)):

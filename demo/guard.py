@@ -269,8 +269,8 @@ FAULT = "longtail.fault"  # set in a request's scope: the server's failure, not 
 
 
 def told(error: Exception, request) -> gr.Error:
-    """What Gradio is handed instead of an error of an event: a sentence, and no traceback on the terminal, where it would
-    quote what was sent. The log has its type and place."""
+    """What Gradio is handed instead of an error of an event: a sentence. Its traceback on the terminal would quote what
+    was sent; the log has type and place."""
     if isinstance(error, gr.Error):
         error.print_exception = False
         return error

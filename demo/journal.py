@@ -54,7 +54,7 @@ class Journal:
         log.log(logging.INFO if cause in DONE else logging.WARNING, "%s: %s", kind, cause, extra={"told": told})
 
     def refused(self, status: int, method: str, route: str, why: str):
-        """A request was refused at the door: counted, and a failure of ours logged. `route` is a pattern, no address."""
+        """A request was refused at the door: counted, a failure of ours logged too; `route` is a pattern, no address."""
         self.requests.labels(str(status)).inc()
         if status == 500:
             log.error(why, extra={"told": {"method": method, "route": route}})
@@ -138,6 +138,18 @@ def listen(form: str, content: bool):
     logging.captureWarnings(True)
     threading.excepthook = _fallen
     adopt(("uvicorn", "uvicorn.error", "uvicorn.access", "transformers", "huggingface_hub", "httpx"))
+
+
+class Stream:
+    """What is printed line by line, as loading does, is logged."""
+
+    def write(self, text: str):
+        """A line, or the end of one."""
+        if text.strip():
+            log.info(text.strip())
+
+    def flush(self):
+        """Nothing waits here."""
 
 
 def adopt(names: Iterable[str]):

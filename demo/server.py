@@ -99,7 +99,7 @@ class Served:
         line = self.host.line
         line.close()
         if not (quiet := line.drained(PATIENCE)):
-            line.halt()
+            line.stop()
             quiet = line.drained(2.0)
         self.blocks.server.config.timeout_graceful_shutdown = 2
         self.blocks.close(verbose=False)
@@ -134,6 +134,7 @@ def serve(
     app = {"middleware": [Middleware(Guard, served.rules)], "routes": served.routes, "lifespan": served.living}
     if early:
         how["server_port"] = early.hand_over()
+    blocks.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)  # the line for the model is bounded
     blocks.launch(**how, **look.launching(share), app_kwargs=app, prevent_thread_lock=True)
     journal.adopt(("uvicorn", "uvicorn.error", "uvicorn.access"))  # their own handlers came with the launch
     served.uploads.keep()

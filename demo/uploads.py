@@ -26,7 +26,7 @@ def own(place: str | None = None) -> Path:
     place = place or tempfile.gettempdir()
     sweep(place)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    lock = open(folder / f"{LOCK}.new", "w")  # noqa: SIM115 (held open until we end)
+    lock = open(folder / f"{LOCK}.new", "w")  # held open until we end
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.rename(lock.name, folder / LOCK)  # locked before anybody looks for it under this name
     atexit.register(_removed, folder, lock, os.getpid())

@@ -26,7 +26,6 @@ expect.set_options(timeout=40_000)  # a loaded machine is no failure
 def served(llava, folder, **options):
     """The page's address."""
     built = page.build(llava, examples=folder, **options)
-    built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
     running = server.serve(built, quiet=True)
     try:
         yield running.url

@@ -82,7 +82,6 @@ def test_both_are_launched_with(monkeypatch, tmp_path, llava):
 def behind(llava, scenes):
     """The page as app.py launches it for a proxy, and the address of the proxy."""
     built = page.build(llava, examples=scenes)
-    built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
     running = server.serve(built, quiet=True, auth=USERS, root_path=PREFIX)
     with proxied(running.url, PREFIX) as outside:
         yield outside
