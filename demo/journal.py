@@ -54,7 +54,7 @@ class Journal:
         log.log(logging.INFO if cause in DONE else logging.WARNING, "%s: %s", kind, cause, extra={"told": told})
 
     def refused(self, status: int, method: str, route: str, why: str):
-        """A request was refused at the door: counted, a failure of ours logged too; `route` is a pattern, no address."""
+        """A request was refused at the door: counted, a failure of ours logged too; `route` is a pattern of ours."""
         self.requests.labels(str(status)).inc()
         if status == 500:
             log.error(why, extra={"told": {"method": method, "route": route}})
