@@ -18,6 +18,7 @@ from demo import early, uploads
 EARLY = early.answering(sys.argv[1:]) if __name__ == "__main__" else None  # before the seconds that the imports take
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are no lines of a log
 os.environ["GRADIO_TEMP_DIR"] = str(uploads.own(os.environ.get("GRADIO_TEMP_DIR")))  # all before Gradio is imported
 
 from demo import space

@@ -37,6 +37,7 @@ PAGE = (  # method, route, most bytes of a body: what the page, its API's docume
 )
 MCP = (("GET POST DELETE", r"/gradio_api/mcp(/.*)?", ASKED),)
 FILE = "/gradio_api/file="
+ANSWERS = re.compile(r"/gradio_api/(queue/data|call/.+|run/.+)")
 
 SHARED = "https://gradio.s3-us-west-2.amazonaws.com"  # where Gradio's page for a share link has its scripts
 SPACES = ("https://huggingface.co", "https://*.hf.space")
@@ -66,13 +67,15 @@ log = logging.getLogger("longtail")
 
 @dataclass(frozen=True)
 class Rules:
-    """What the door knows. `framing`: sites that may frame the page; `mcp`, `shared`: what is served beside it."""
+    """What the door knows. `framing`: sites that may frame the page; `mcp`, `shared`: what is served beside it;
+    `answering`: the visits that wait for what their events come to."""
 
     journal: Journal
     uploads: Uploads
     framing: tuple[str, ...] = ()
     mcp: bool = False
     shared: bool = False
+    answering: set["Visit"] = field(default_factory=set)
 
     def route(self, method: str, path: str) -> tuple[str, int] | None:
         """The pattern that lets this request in, and the most bytes it may bring; None where there is none."""
@@ -103,13 +106,17 @@ class Guard:
         if refusal := await visit.refusal():
             await visit.refuse(*refusal)
             return
+        if ANSWERS.fullmatch(visit.path):
+            self.rules.answering.add(visit)
         try:
             await self.app(scope, visit.read, visit.write)
         except Exception as error:
             await visit.fell(error)
+        finally:
+            self.rules.answering.discard(visit)
 
 
-@dataclass
+@dataclass(eq=False)
 class Visit:
     """One request on its way in, its response on its way out."""
 
@@ -157,8 +164,8 @@ class Visit:
             return False
         if site:
             return site == "cross-site"
-        hosts = {self.headers.get(name, "").split(":")[0] for name in ("host", "x-forwarded-host")}
-        return bool(origin) and origin.partition("://")[2].split(":")[0] not in hosts
+        hosts = {_named(self.headers.get(name, "")) for name in NAMING} - {""}
+        return origin is not None and _named(origin.partition("://")[2]) not in hosts
 
     def too_large(self) -> str:
         if self.path == "/gradio_api/upload":
@@ -261,6 +268,11 @@ class Visit:
 
 class Refused(Exception):
     """More was sent than may be."""
+
+
+def _named(host: str) -> str:
+    """A host without its port."""
+    return re.sub(r":\d+$", "", host)
 
 
 # ---- errors of events

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .guard import SPACES, Guard, Rules
 from .uploads import Uploads
 
 TIDYING = 30.0  # seconds between two looks at the uploads
+DELIVERY = 2.0  # seconds for what the last events came to
 PATIENCE = 10.0  # seconds that a running answer has when the server ends
 log = logging.getLogger("longtail")
 
@@ -101,6 +103,9 @@ class Served:
         if not (quiet := line.drained(PATIENCE)):
             line.stop()
             quiet = line.drained(2.0)
+        end = time.monotonic() + DELIVERY
+        while self.rules.answering and time.monotonic() < end:
+            time.sleep(0.02)
         self.blocks.server.config.timeout_graceful_shutdown = 2
         self.blocks.close(verbose=False)
         return quiet
