@@ -15,11 +15,13 @@ from pathlib import Path
 
 from demo import early, uploads
 
-EARLY = early.answering(sys.argv[1:]) if __name__ == "__main__" else None  # before the seconds that the imports take
+ALONE = __name__ == "__main__"  # then port, log and signals of this process are ours
+UPLOADS = uploads.own(os.environ.get("GRADIO_TEMP_DIR"))
+EARLY = early.answering(sys.argv[1:]) if ALONE else None  # before the seconds that the imports take
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are no lines of a log
-os.environ["GRADIO_TEMP_DIR"] = str(uploads.own(os.environ.get("GRADIO_TEMP_DIR")))  # all before Gradio is imported
+os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)  # all before Gradio is imported
 
 from demo import space
 
@@ -49,8 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 2 where what was asked for cannot be had, 1 for anything else, in a sentence."""
     try:
         flags = parsed(arguments)
-        journal.listen(flags.log, flags.log_content)
-        server.leaving()
+        if ALONE:
+            journal.listen(flags.log, flags.log_content)
+            server.leaving()
         load = partial(loaded, flags)
         name, llava, note = space.start(flags.model, load, miniature)
         names = tuple(dict.fromkeys([name, *flags.models]))

@@ -1,5 +1,7 @@
 """A random tiny LLaVA of the real classes, saved and loaded like any other, and the bundled model."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from browsing import browser, complaints, scenes, url, visit  # noqa: F401 (fixtures)
@@ -68,6 +70,21 @@ def in_one_view(embeddings: torch.Tensor, span: tuple[int, int], grid: tuple[int
     raster = torch.stack([(place - span[0]) // columns, (place - span[0]) % columns], dim=1)
     raster[~visual] = -1
     return Spliced(embeddings, span, place[visual], visual, raster, (span[1] - span[0],))
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What app.py would serve, each time: the page and how. Nothing is served."""
+    import app
+
+    launches = []
+
+    def serve(blocks, *flags, **how):
+        launches.append((blocks, how))
+        return SimpleNamespace(until_told=lambda: None)
+
+    monkeypatch.setattr(app.server, "serve", serve)
+    return launches
 
 
 @pytest.fixture

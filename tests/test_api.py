@@ -363,11 +363,9 @@ def test_mcp_without_its_extra_is_a_sentence_before_the_model(monkeypatch, capsy
 
 
 @pytest.mark.parametrize("flags, on", [([], False), (["--mcp"], True), (["--mcp", "off"], False)])
-def test_mcp_is_launched_when_asked_for(monkeypatch, llava, flags, on):
-    launched = {}
+def test_mcp_is_launched_when_asked_for(monkeypatch, llava, launched, flags, on):
     monkeypatch.setattr(app, "need_mcp", lambda: None)
     monkeypatch.setattr(app, "build", lambda *arguments, **options: api.Blocks())
     monkeypatch.setattr(app, "warm_up", lambda model: None)
     monkeypatch.setattr(longtail, "load", lambda *arguments, **options: llava)
-    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.update(options))
-    assert app.main(flags) == 0 and launched["mcp_server"] is on
+    assert app.main(flags) == 0 and launched[0][1]["mcp_server"] is on

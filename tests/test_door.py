@@ -58,21 +58,20 @@ def test_a_bad_root_path_is_refused(capsys, text):
     assert "must be a path such as /longtail or a whole http(s) address" in capsys.readouterr().err
 
 
-def test_both_are_launched_with(monkeypatch, tmp_path, llava):
+def test_both_are_launched_with(monkeypatch, tmp_path, llava, launched):
     """By flag, by variable, and not at all."""
-    file, launched = tmp_path / "users", []
+    file = tmp_path / "users"
     file.write_text("ada:sec ret:1\nbob:two\n")
     monkeypatch.setattr(longtail, "load", lambda *arguments, **options: llava)
     monkeypatch.setattr(app, "warm_up", lambda model: None)
     monkeypatch.setattr(app, "build", lambda *arguments, **options: gr.Blocks())
-    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.append(options))
     assert app.main(["--auth-file", str(file), "--root-path", "/longtail/"]) == 0
     assert app.main([]) == 0
     monkeypatch.setenv("LONGTAIL_AUTH_FILE", str(file))
     monkeypatch.setenv("LONGTAIL_ROOT_PATH", "https://example.org/longtail")
     assert app.main([]) == 0
-    assert [options["auth"] for options in launched] == [USERS, None, USERS]
-    assert [options["root_path"] for options in launched] == [PREFIX, None, "https://example.org/longtail"]
+    assert [options["auth"] for _, options in launched] == [USERS, None, USERS]
+    assert [options["root_path"] for _, options in launched] == [PREFIX, None, "https://example.org/longtail"]
 
 
 # ---- served

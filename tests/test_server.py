@@ -574,7 +574,6 @@ def until(url: str, path: str):
 def test_it_is_killed_and_starts_again_and_drains_when_it_is_told_to_end(started, folder, tmp_path):
     killed, url = started("--model", "none")
     until(url, "/healthz")
-    until(url, "/readyz")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     (left,) = tmp_path.glob(f"{uploads.PREFIX}*")

@@ -109,18 +109,16 @@ def test_off_spaces_a_refusal_stays_one(here):
         space.start("big", refusing, lambda: pytest.fail("the miniature"))
 
 
-def test_the_page_tells_the_note(here, llava, monkeypatch):
+def test_the_page_tells_the_note(here, llava, monkeypatch, launched):
     """By way of app.py, up to the page that is launched."""
     here("cpu")
-    launched = []
     monkeypatch.setattr(longtail, "load", lambda *arguments, **options: llava)
-    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.append(self))
     assert app.main(["--model", "llava-1.5-13b"]) == 0
-    told = [words.english(str(block.value)) for block in launched[0].blocks.values() if block.elem_id == "note"]
+    told = [words.english(str(block.value)) for block in launched[0][0].blocks.values() if block.elem_id == "note"]
     assert len(told) == 1 and "instead of llava-1.5-13b." in told[0]
     here("")
     assert app.main(["--model", "tiny"]) == 0
-    assert not [block for block in launched[1].blocks.values() if block.elem_id == "note"]
+    assert not [block for block in launched[1][0].blocks.values() if block.elem_id == "note"]
 
 
 def test_zerogpu_places_one_model_without_running_it(here, llava, monkeypatch, capsys):
