@@ -30,13 +30,14 @@ FEWER = 58  # of measurements.json: a tenth of the tokens
 HONEST = ("measured", "arithmetic", "once", "interpretation", "silent")
 
 
-def about(llava) -> None:
-    """Lay the content out in the Blocks around; `llava` is None where no model answers."""
+def about(llava, logged: bool = False) -> None:
+    """Lay the content out in the Blocks around; `llava` is None where no model answers, `logged` whether questions are
+    in the server's log."""
     with gr.Column(elem_classes="about-page"):
         gr.HTML(figure(), elem_classes="about-figure", js_on_load=None)
         gr.HTML(_section("model", model(llava)), js_on_load=None)
         gr.HTML(_section("honest", honest()), js_on_load=None)
-        gr.HTML(_section("privacy", _paragraph("privacy_text")), js_on_load=None)
+        gr.HTML(_section("privacy", _paragraph("privacy_logged" if logged else "privacy_text")), js_on_load=None)
         gr.HTML(_section("cite", citations()), js_on_load=COPY)
 
 

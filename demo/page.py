@@ -58,7 +58,7 @@ def build(
             with gr.Tab(label("tab_results"), id="results") as results_tab:
                 results.tab(RESULTS)
             with gr.Tab(label("tab_about"), id="about") as about_tab:
-                about.about(llava)
+                about.about(llava, host.journal.content)
         shown = gr.JSON([i < FEWEST for i in range(COLUMNS)], visible=False)
         result = gr.State(None, time_to_live=3600)
         top, below = (status, model, tabs, asking), (bar, columns, overlaps, swept, shown, result)

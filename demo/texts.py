@@ -471,8 +471,12 @@ TEXTS = {
     # about: privacy, citations
     "about_privacy_title": ("Privacy", "隐私"),
     "about_privacy_text": (
-        "An image you upload is deleted from this server within about an hour. Nobody looks at it, and neither it nor your question is logged. There are no analytics and no third-party cookies, and this page asks no other server for anything. Only a program that gives the API an address of an image makes this server fetch it.",
-        "你上传的图像约一小时内从本服务器删除。没有人查看它，图像与问题都不会被记录。没有统计分析，没有第三方 cookie，本页不向任何其他服务器请求内容。只有当程序向 API 提供图像地址时，本服务器才会去获取该图像。",
+        "An image you upload is deleted from this server within the hour. Nobody looks at it, and neither it nor your question is logged. There are no analytics and no third-party cookies, and this page asks no other server for anything. Only a program that gives the API an address of an image makes this server fetch it.",
+        "你上传的图像一小时内从本服务器删除。没有人查看它，图像与问题都不会被记录。没有统计分析，没有第三方 cookie，本页不向任何其他服务器请求内容。只有当程序向 API 提供图像地址时，本服务器才会去获取该图像。",
+    ),
+    "about_privacy_logged": (
+        "An image you upload is deleted from this server within the hour. Nobody looks at it, and it is not logged. Your question and its answers are: this server was started so. There are no analytics and no third-party cookies, and this page asks no other server for anything. Only a program that gives the API an address of an image makes this server fetch it.",
+        "你上传的图像一小时内从本服务器删除。没有人查看它，图像不会被记录，但你的问题与回答会被记录：本服务器是这样启动的。没有统计分析，没有第三方 cookie，本页不向任何其他服务器请求内容。只有当程序向 API 提供图像地址时，本服务器才会去获取该图像。",
     ),
     "about_cite_title": ("Citations", "引用"),
     "about_cite_text": (

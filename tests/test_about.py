@@ -34,10 +34,10 @@ class Named:
     most_tiles: int = 0
 
 
-def built(llava) -> str:
+def built(llava, logged: bool = False) -> str:
     """The whole tab as HTML."""
     with gr.Blocks() as page:
-        about.about(llava)
+        about.about(llava, logged)
     return english("\n".join(block.value for block in page.blocks.values() if isinstance(block, gr.HTML)))
 
 
@@ -60,7 +60,9 @@ def test_every_text_is_on_some_page(tiny_page, llava):
         "Its weights hold 14.0 GiB. On its device 40.0 GiB were free before they were loaded, 26.0 GiB after" in pages
     )
     assert "Revision abc1234; adapter: someone/lora." in pages
-    shown = " ".join([words(tiny_page), words(built(llava)), words(built(None)), pages, tiny_page])
+    logged = words(built(None, logged=True))
+    assert "Your question and its answers are" in logged and "nor your question is logged" not in logged
+    shown = " ".join([words(tiny_page), words(built(llava)), logged, pages, tiny_page])
     for name, text in TEXT.items():
         for fixed in text.split("{}"):
             assert " ".join(fixed.split()) in shown, name
