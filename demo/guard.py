@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 
 from .journal import Journal
 from .uploads import Uploads
@@ -20,6 +21,7 @@ UPLOAD = 20 * 2**20  # bytes of one file
 WHOLE = UPLOAD + 2**20  # an upload with what frames it
 ASKED = UPLOAD * 4 // 3 + 2**20  # the same file as a data: address in JSON
 SMALL = 2**16
+VALUES = 20_000  # commas and brackets of a JSON body: parsed, 27 MB of empty lists would take more than a gigabyte
 
 PAGE = (  # method, route, most bytes of a body: what the page, its API's documentation and its clients ask for
     ("GET HEAD", r"/", 0),
@@ -125,6 +127,7 @@ class Visit:
     receive: object
     send: object
     read_bytes: int = 0
+    read_values: int = 0
     started: bool = False
     over: bool = False  # more was sent than may be
     held: dict | None = None  # the start of a response whose body is read before it is sent
@@ -170,14 +173,17 @@ class Visit:
     def too_large(self) -> str:
         if self.path == "/gradio_api/upload":
             return f"The file is too large: at most {UPLOAD // 2**20} MB are taken. Make it smaller and try again."
-        return f"The request is too large: at most {self.most:,} bytes are taken here."
+        return f"The request is too large: at most {self.most:,} bytes and {VALUES:,} values are taken here."
 
     async def read(self) -> dict:
-        """The next piece of the body, counted: past the bound there is no more of it."""
+        """The next piece of the body, counted: past a bound there is no more of it."""
         message = await self.receive()
         if message["type"] == "http.request":
-            self.read_bytes += len(message.get("body", b""))
-            if self.read_bytes > self.most:
+            piece = message.get("body", b"")
+            self.read_bytes += len(piece)
+            if self.most == ASKED:
+                self.read_values += sum(map(piece.count, (b",", b"[", b"{")))
+            if self.read_bytes > self.most or self.read_values > VALUES:
                 self.over = True
                 raise Refused
         return message
@@ -240,6 +246,8 @@ class Visit:
 
     async def fell(self, error: Exception):
         """An exception on the way: of the input where a body was read, of ours otherwise."""
+        if isinstance(error, ClientDisconnect):
+            return
         if self.over and not self.started:
             await self.refuse(413, self.too_large())
         elif self.started:
@@ -247,7 +255,7 @@ class Visit:
             await self.send({"type": "http.response.body", "body": b""})
         else:
             ours = self.scope["method"] != "POST" or isinstance(error, (OSError, MemoryError))
-            log.log(logging.ERROR if ours else logging.INFO, "a request failed", exc_info=error)
+            log.log(logging.ERROR if ours else logging.DEBUG, "a request failed", exc_info=error)
             await self.refuse(*((500, BROKEN) if ours else (400, NO_REQUEST)))
 
     async def refuse(self, status: int, why: str):

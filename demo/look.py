@@ -7,6 +7,7 @@ import gradio as gr
 from .guard import UPLOAD
 from .words import I18N
 
+TABS = 500  # that are remembered, the longest silent one is forgotten first: one takes 0.4 MB before it asks anything
 SANS = ["-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
@@ -99,6 +100,7 @@ def launching(share: bool = False) -> dict:
         "allowed_paths": [],
         "blocked_paths": [],
         "enable_monitoring": False,
+        "state_session_capacity": TABS,
         "strict_cors": True,
         "run_history": False,
         "footer_links": ["api", "settings"],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 PREFIX, LOCK = "longtail-", ".lock"
 MOST, MOST_FILES = 10**9, 10_000  # bytes and files at once
+AT_ONCE = 1000  # files that one request may bring, as Gradio reads it
 OLDEST, YOUNGEST = 3500.0, 60.0  # seconds: deleted at this age, and never for want of room before that one
 
 
@@ -65,9 +66,9 @@ def _removed(folder: Path, lock, owner: int):
 class Uploads:
     """Counts what the folder holds and keeps it within `most` bytes and `most_files` files."""
 
-    def __init__(self, folder: Path, most: int = MOST, most_files: int = MOST_FILES):
-        self.folder, self.most, self.most_files = folder, most, most_files
-        self.bytes = self.files = 0
+    def __init__(self, folder: Path, most: int = MOST, most_files: int = MOST_FILES, at_once: int = AT_ONCE):
+        self.folder, self.most, self.most_files, self.at_once = folder, most, most_files, at_once
+        self.bytes = self.files = 0  # counted, and what came since at its most
         self.kept: set[Path] = set()  # the page's own
         self.lock = threading.Lock()
 
@@ -77,29 +78,31 @@ class Uploads:
         self.tidy()
 
     def room(self, size: int) -> bool:
-        """Whether a file of `size` bytes may come; the oldest go for it, none younger than a minute."""
+        """Whether a request of `size` bytes may come; the oldest go for it, none younger than a minute."""
         with self.lock:
-            if self._full(size):
-                self._tidied(size)
-            if self._full(size):
+            if self._full(size, self.at_once):
+                self._tidied(size, self.at_once)
+            if self._full(size, self.at_once):
                 return False
-            self.bytes, self.files = self.bytes + size, self.files + 1
+            self.bytes, self.files = self.bytes + size, self.files + self.at_once
             return True
 
     def tidy(self):
         """Delete what is nearly an hour old, then the oldest until the bounds are kept; count anew."""
         with self.lock:
-            self._tidied(0)
+            self._tidied(0, 0)
 
-    def _full(self, size: int) -> bool:
-        return self.bytes + size > self.most or self.files + 1 > self.most_files
+    def _full(self, size: int, files: int) -> bool:
+        return self.bytes + size > self.most or self.files + files > self.most_files
 
-    def _tidied(self, size: int):
+    def _tidied(self, size: int, files: int):
         now = time.time()
         there = sorted(((info.st_mtime, info.st_size, path) for path, info in self._found()), key=lambda file: file[0])
         self.bytes, self.files = sum(file[1] for file in there), len(there)
         for changed, held, path in there:
-            if path in self.kept or not (now - changed > OLDEST or (self._full(size) and now - changed > YOUNGEST)):
+            if path in self.kept or not (
+                now - changed > OLDEST or (self._full(size, files) and now - changed > YOUNGEST)
+            ):
                 continue
             path.unlink(missing_ok=True)
             self.bytes, self.files = self.bytes - held, self.files - 1
@@ -116,5 +119,5 @@ class Uploads:
             for name in names:
                 path = Path(place, name)
                 with suppress(OSError):  # gone meanwhile
-                    if name != LOCK:
+                    if path != self.folder / LOCK:
                         yield path, path.stat()

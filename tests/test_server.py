@@ -184,6 +184,10 @@ def test_bodies_are_bounded(visitor):
     reply = visitor.post("/login", content=chunks(2), headers={"content-type": "application/x-www-form-urlencoded"})
     assert reply.status_code == 413
     assert visitor.request("GET", "/config", content=b"x").status_code == 413
+    many = b'{"data": [' + b"[]," * guard.VALUES + b'[]], "fn_index": 0}'
+    for path in (f"{API}/queue/join", f"{API}/run/predict", f"{API}/call/answer"):
+        reply = visitor.post(path, content=many, headers={"content-type": "application/json"})
+        assert reply.status_code == 413 and "20,000 values" in sentence(reply), path
 
 
 def test_a_file_is_bounded(visitor, running):
@@ -191,7 +195,7 @@ def test_a_file_is_bounded(visitor, running):
     assert reply.status_code == 413 and "20" in reply.text
     reply = visitor.post(f"{API}/upload", files={"files": ("x.png", b"x" * (guard.WHOLE + 1))})
     assert reply.status_code == 413 and reply.text.startswith("The file is too large: at most 20 MB are taken")
-    assert running.blocks.max_file_size == guard.UPLOAD == 20 * 2**20
+    assert running.blocks.max_file_size == guard.UPLOAD == 20 * 2**20 and running.blocks.state_session_capacity == 500
 
 
 def test_no_room_is_said(visitor, running, monkeypatch):
@@ -277,7 +281,7 @@ def test_a_failure_of_ours_is_one(visitor, running, monkeypatch, caplog):
 
 
 def test_the_oldest_go_first_and_none_too_young(tmp_path):
-    held = uploads.Uploads(tmp_path, most=100, most_files=10)
+    held = uploads.Uploads(tmp_path, most=100, most_files=10, at_once=1)
     aged(tmp_path / "own", 40, 9000)
     held.keep()
     aged(tmp_path / "a" / "old", 30, 300)
@@ -295,14 +299,20 @@ def test_the_oldest_go_first_and_none_too_young(tmp_path):
 
 
 def test_small_files_are_bounded_too(tmp_path):
-    held = uploads.Uploads(tmp_path, most=100, most_files=3)
-    for i in range(3):
-        aged(tmp_path / str(i), 1, 10)
-    assert held.room(1) is False or held.files <= 3
+    """By the most that a request may bring, whatever they are called."""
+    held = uploads.Uploads(tmp_path, most=100, most_files=5, at_once=2)
+    for name in ("1", "2", "3"):
+        aged(tmp_path / name, 1, 10)
+    aged(tmp_path / "a" / uploads.LOCK, 1, 10)
+    (tmp_path / uploads.LOCK).touch()
     held.tidy()
+    assert held.files == 4 and not held.room(1)
+    aged(tmp_path / "a" / uploads.LOCK, 1, 100)
+    assert held.room(1) and not (tmp_path / "a" / uploads.LOCK).exists() and (tmp_path / uploads.LOCK).exists()
+    assert held.room(1), "they are counted anew: none came"
+    for name in ("4", "5"):
+        aged(tmp_path / name, 1, 10)
     assert not held.room(1)
-    aged(tmp_path / "1", 1, 100)
-    assert held.room(1) and not (tmp_path / "1").exists()
 
 
 def aged(path: Path, size: int, seconds: float):
