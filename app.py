@@ -17,7 +17,7 @@ from demo import early, uploads
 
 ALONE = __name__ == "__main__"  # then port, log and signals of this process are ours
 UPLOADS = uploads.own(os.environ.get("GRADIO_TEMP_DIR"))
-EARLY = early.answering(sys.argv[1:]) if ALONE else None  # before the seconds that the imports take
+EARLY = early.begun(sys.argv[1:]) if ALONE else None  # before the seconds that the imports take
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are no lines of a log
@@ -53,7 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
         flags = parsed(arguments)
         if ALONE:
             journal.listen(flags.log, flags.log_content)
-            server.leaving()
         load = partial(loaded, flags)
         name, llava, note = space.start(flags.model, load, miniature)
         names = tuple(dict.fromkeys([name, *flags.models]))

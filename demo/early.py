@@ -3,7 +3,9 @@
 import argparse
 import json
 import os
+import signal
 import socket
+import sys
 import threading
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,6 +88,13 @@ class Answers(BaseHTTPRequestHandler):
 
     def log_message(self, *words):
         """Nobody's address is logged."""
+
+
+def begun(arguments: list[str]) -> Early | None:
+    """Answer where that may be; until the page is served, SIGTERM and SIGINT end the process quietly, folder and all."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    return answering(arguments)
 
 
 def answering(arguments: list[str]) -> Early | None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import torch
@@ -145,10 +145,3 @@ def serve(
     served.uploads.keep()
     served.url = blocks.local_url
     return served
-
-
-def leaving():
-    """Until the page is served, either signal ends the process quietly, its folder with it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(ValueError):  # another thread's main() has no signals
-            signal.signal(number, lambda *_: sys.exit(0))
