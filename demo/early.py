@@ -91,7 +91,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def begun(arguments: list[str]) -> Early | None:
-    """Answer where that may be; until the page is served, SIGTERM and SIGINT end the process quietly, folder and all."""
+    """Answer where that may be. Until the page is served, SIGTERM and SIGINT end the process quietly."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     return answering(arguments)
