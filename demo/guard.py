@@ -1,19 +1,17 @@
-"""The door of the page, as pure ASGI: an allow-list of routes, bodies within bounds, what a browser is held to, and a
-sentence where Gradio would fail."""
+"""The door of the page, as pure ASGI: an allow-list of routes, bodies within bounds, and a sentence where Gradio would
+fail."""
 
 import asyncio
 import json
 import logging
 import re
-from base64 import b64encode
 from dataclasses import dataclass, field
-from hashlib import sha256
-from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 
+from . import policy
 from .journal import Journal
 from .uploads import Uploads
 
@@ -38,27 +36,8 @@ PAGE = (  # method, route, most bytes of a body: what the page, its API's docume
     ("POST", r"/gradio_api/(queue/join|(run|api|call|call/v2)/[^/]+/?)", ASKED),
 )
 MCP = (("GET POST DELETE", r"/gradio_api/mcp(/.*)?", ASKED),)
-FILE = "/gradio_api/file="
 ANSWERS = re.compile(r"/gradio_api/(queue/data|call/.+|run/.+)")
 
-SHARED = "https://gradio.s3-us-west-2.amazonaws.com"  # where Gradio's page for a share link has its scripts
-SPACES = ("https://huggingface.co", "https://*.hf.space")
-POLICY = """default-src 'none'; base-uri 'self'; form-action 'self'; manifest-src 'self';
-script-src 'self' 'unsafe-eval' {shared} {scripts}; style-src 'self' 'unsafe-inline' {shared};
-img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data: {shared};
-connect-src 'self' data: blob: {shared}; worker-src 'self' blob:; frame-ancestors 'self' {framing}"""
-# 'unsafe-eval': gr.HTML makes functions of its templates. Styles: Svelte writes style attributes.
-BARE = (
-    "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"  # opened by itself, nothing runs
-)
-INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # an address holds the question
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=(), display-capture=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 NAMING = ("host", "x-forwarded-host")  # what Gradio makes the page's addresses of
 HOST = re.compile(r"((^|, *)(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?)*")
 NO_REQUEST = "This is no request that the page or its API makes: /gradio_api/info says what they take."
@@ -85,13 +64,6 @@ class Rules:
             if method in methods.split() and re.fullmatch(pattern, path, re.DOTALL):
                 return pattern, most
         return None
-
-    def policy(self, html: bytes) -> str:
-        """The content policy of a page: its own inline scripts by their hashes, no others."""
-        digests = [b64encode(sha256(script).digest()).decode() for script in INLINE.findall(html)]
-        shared = SHARED if self.shared else ""
-        scripts = " ".join(f"'sha256-{digest}'" for digest in digests)
-        return " ".join(POLICY.format(scripts=scripts, shared=shared, framing=" ".join(self.framing)).split())
 
 
 class Guard:
@@ -138,7 +110,7 @@ class Visit:
         root = self.scope.get("root_path", "")
         self.path = path[len(root) :] if root and path.startswith(root + "/") else path
         self.route, self.most = self.rules.route(self.scope["method"], self.path) or ("", 0)
-        if self.path.startswith(FILE):  # whole files alone: a part is answered with the headers of its request
+        if self.path.startswith(policy.FILE):  # whole files alone: a part is answered with the headers of its request
             self.scope["headers"] = [pair for pair in self.scope["headers"] if pair[0] != b"range"]
 
     # ---- in
@@ -193,7 +165,7 @@ class Visit:
     async def write(self, message: dict):
         """A piece of the response, with our headers; pages and failures are read before they are sent."""
         if message["type"] == "http.response.start":
-            self.dress(message)
+            policy.dress(MutableHeaders(scope=message), self.path)
             failed = message["status"] == 500 or (self.over and not self.started)
             if failed or MutableHeaders(scope=message).get("content-type", "").startswith("text/html"):
                 self.held = message
@@ -213,24 +185,11 @@ class Visit:
         if start["status"] == 500 or self.over:
             await self.refuse(*self.failure())
             return
-        MutableHeaders(scope=start)["Content-Security-Policy"] = self.rules.policy(bytes(self.body))
+        allowed = policy.of(bytes(self.body), self.rules.framing, self.rules.shared)
+        MutableHeaders(scope=start)["Content-Security-Policy"] = allowed
         self.started = True
         await self.send(start)
         await self.send({"type": "http.response.body", "body": bytes(self.body)})
-
-    def dress(self, start: dict):
-        """Add our headers to the start of a response."""
-        headers = MutableHeaders(scope=start)
-        for name, value in HEADERS.items():
-            headers[name] = value
-        if not headers.get("content-type", "").startswith(("text/html", "text/javascript", "application/javascript")):
-            headers["Content-Security-Policy"] = BARE
-        if not self.path.startswith(("/static/", "/assets/", FILE)):
-            headers.setdefault("Cache-Control", "no-store")
-        elif self.path.startswith(FILE):
-            headers["Cache-Control"] = "private"
-        if "location" in headers:  # within this site, whatever the request said of its host
-            headers["location"] = urlsplit(headers["location"]).path or "/"
 
     def failure(self) -> tuple[int, str]:
         """Status and sentence where Gradio says 500: what we said ourselves, or that the request cannot be used."""
@@ -268,7 +227,7 @@ class Visit:
         start = {"type": "http.response.start", "status": status, "headers": pairs}
         if status in (413, 503):
             pairs.append((b"connection", b"close"))
-        self.dress(start)
+        policy.dress(MutableHeaders(scope=start), self.path)
         self.started = True
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body if self.scope["method"] != "HEAD" else b""})

@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from . import journal, look, space
-from .guard import SPACES, Guard, Rules
+from .guard import Guard, Rules
+from .policy import SPACES
 from .uploads import Uploads
 
 TIDYING = 30.0  # seconds between two looks at the uploads

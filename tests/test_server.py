@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import app
-from demo import early, guard, journal, page, server, uploads
+from demo import early, guard, journal, page, policy, server, uploads
 from longtail.models.loading import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -67,26 +67,24 @@ def test_every_response_has_the_headers(visitor):
     asked.append(f"{API}/file={uploaded(visitor, 'x.png', b'x')}")
     for path in asked:
         headers = visitor.get(path).headers
-        assert {name: headers.get(name) for name in guard.HEADERS} == guard.HEADERS, path
+        assert {name: headers.get(name) for name in policy.HEADERS} == policy.HEADERS, path
         assert "frame-ancestors" in headers["content-security-policy"], path
 
 
 def test_the_pages_policy_names_its_own_scripts_and_no_others(visitor):
     reply = visitor.get("/")
-    policy = dict(part.strip().split(" ", 1) for part in reply.headers["content-security-policy"].split(";"))
+    allowed = dict(part.strip().split(" ", 1) for part in reply.headers["content-security-policy"].split(";"))
     scripts = re.findall(r"<script(?![^>]*src=)[^>]*>(.*?)</script>", reply.text, re.DOTALL)
     hashes = {f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts}
-    assert len(scripts) == 5 and hashes == set(policy["script-src"].split()) - {"'self'", "'unsafe-eval'"}
-    assert policy["default-src"] == "'none'" and policy["frame-ancestors"] == "'self'"
-    assert policy["connect-src"] == "'self' data: blob:" and "http" not in " ".join(policy.values())
+    assert len(scripts) == 5 and hashes == set(allowed["script-src"].split()) - {"'self'", "'unsafe-eval'"}
+    assert allowed["default-src"] == "'none'" and allowed["frame-ancestors"] == "'self'"
+    assert allowed["connect-src"] == "'self' data: blob:" and "http" not in " ".join(allowed.values())
     assert reply.headers["cache-control"] == "no-store"
 
 
 def test_who_may_frame_the_page():
-    rules = guard.Rules(None, None, framing=("https://example.org",))
-    assert rules.policy(b"").endswith("frame-ancestors 'self' https://example.org")
-    assert guard.SHARED not in rules.policy(b"")
-    assert guard.SHARED in guard.Rules(None, None, shared=True).policy(b"<script>1</script>")
+    assert policy.of(b"", ("https://example.org",)).endswith("frame-ancestors 'self' https://example.org")
+    assert policy.SHARED in policy.of(b"", shared=True) and policy.SHARED not in policy.of(b"")
     assert app.parsed(["--frame-ancestors", "https://a.org, https://*.b.org:8"]).frame_ancestors == (
         "https://a.org",
         "https://*.b.org:8",
