@@ -1,4 +1,4 @@
-"""More than a thousand malformed or hostile image files, the same for the same seed; `hostile` sends them everywhere."""
+"""More than a thousand malformed or hostile image files, the same for the same seed; `hostile` sends them out."""
 
 import io
 import os
@@ -306,12 +306,20 @@ def sizes() -> Iterator[Malformed]:
         long = max(width, height)
         expected = REFUSAL if long > 12_000 or long > 100 * min(width, height) else PICTURE
         for format, ending in SUFFIX.items():
-            make = lambda w=width, h=height, f=format: encoded(Image.new("RGB", (w, h), (9, 99, 199)), f)
-            yield Malformed("size", f"{width}x{height}.{ending}", expected, make)
+            yield Malformed(
+                "size",
+                f"{width}x{height}.{ending}",
+                expected,
+                lambda w=width, h=height, f=format: encoded(Image.new("RGB", (w, h), (9, 99, 199)), f),
+            )
     for width, height in ((1, 20_000), (20_000, 1)):
         for format in ("PNG", "JPEG", "GIF", "BMP"):
-            make = lambda w=width, h=height, f=format: encoded(Image.new("RGB", (w, h)), f)
-            yield Malformed("size", f"{width}x{height}.{SUFFIX[format]}", REFUSAL, make)
+            yield Malformed(
+                "size",
+                f"{width}x{height}.{SUFFIX[format]}",
+                REFUSAL,
+                lambda w=width, h=height, f=format: encoded(Image.new("RGB", (w, h)), f),
+            )
 
 
 def bombs() -> Iterator[Malformed]:
@@ -332,38 +340,48 @@ def bombs() -> Iterator[Malformed]:
         yield Malformed("bomb", f"depth-{depth}.png", REFUSAL, lambda d=depth: png(9, 9, d, 5, bytes(99)))
     yield Malformed("bomb", "bits.png", REFUSAL, lambda: flat_png(13_000, 13_000, 1, 0))
     for width, height in ((0, 0), (0, 5), (65_535, 65_535), (65_535, 1), (12_001, 2), (10_000, 4_001)):
-        start = lambda w=width, h=height: behind_start(encoded(pattern(16, 16), "JPEG"))[:-2].replace(
-            struct.pack(">HH", 16, 16), struct.pack(">HH", h, w), 1
+        yield Malformed(
+            "bomb",
+            f"{width}x{height}.jpg",
+            REFUSAL,
+            lambda w=width, h=height: behind_start(encoded(pattern(16, 16), "JPEG"))[:-2].replace(
+                struct.pack(">HH", 16, 16), struct.pack(">HH", h, w), 1
+            ),
         )
-        yield Malformed("bomb", f"{width}x{height}.jpg", REFUSAL, start)
     for width, height in ((0, 0), (65_535, 65_535), (40_000, 9), (9_000, 9_000)):
         frame = (0, 0, width, height)
-        make = lambda f=frame: gif(*f[2:], f, 2, b"\x44\x01")
-        yield Malformed("bomb", f"{width}x{height}.gif", REFUSAL, make)
+        yield Malformed("bomb", f"{width}x{height}.gif", REFUSAL, lambda f=frame: gif(*f[2:], f, 2, b"\x44\x01"))
     yield Malformed(
         "bomb", "frame-beyond-screen.gif", REFUSAL, lambda: gif(9, 9, (60_000, 60_000, 9, 9), 2, b"\x44\x01")
     )
     yield Malformed("bomb", "frame-beside.gif", EITHER, lambda: gif(90, 90, (80, 80, 20, 20), 2, b"\x44\x01"))
     for width, height in ((0, 0), (2**31 - 1, 1), (-(2**31), 5), (5, -(2**31)), (40_000, 40_000), (-9, 9), (9, 0)):
-        make = lambda w=width, h=height: bmp(w, h, 24, bytes(99))
-        yield Malformed("bomb", f"{width}x{height}.bmp", REFUSAL, make)
+        yield Malformed("bomb", f"{width}x{height}.bmp", REFUSAL, lambda w=width, h=height: bmp(w, h, 24, bytes(99)))
     for bits in (0, 2, 3, 5, 17, 64):
         yield Malformed("bomb", f"bits-{bits}.bmp", REFUSAL, lambda b=bits: bmp(9, 9, b, bytes(999)))
     for compression in range(2, 16):
-        make = lambda c=compression: bmp(9, 9, 8, bytes(999), c, 256)
-        yield Malformed("bomb", f"compression-{compression}.bmp", EITHER, make)
+        yield Malformed(
+            "bomb", f"compression-{compression}.bmp", EITHER, lambda c=compression: bmp(9, 9, 8, bytes(999), c, 256)
+        )
     yield Malformed("bomb", "colors.bmp", EITHER, lambda: bmp(9, 9, 8, bytes(999), 0, 2**31 - 1))
     for header in (0, 1, 12, 39, 41, 124, 2**31 - 1, 2**32 - 1):
-        make = lambda h=header: bmp(9, 9, 24, bytes(999), header=h)
-        yield Malformed("bomb", f"header-{header}.bmp", EITHER, make)
+        yield Malformed("bomb", f"header-{header}.bmp", EITHER, lambda h=header: bmp(9, 9, 24, bytes(999), header=h))
     for side in (1, 9, 4_000, 16_383, 2**24 - 1):
         canvas = b"\0\0\0\0" + struct.pack("<I", side - 1)[:3] * 2
-        make = lambda canvas=canvas: riff((b"VP8X", canvas), (b"VP8L", b"\x2f" + bytes(9)))
-        yield Malformed("bomb", f"canvas-{side}.webp", REFUSAL, make)
+        yield Malformed(
+            "bomb",
+            f"canvas-{side}.webp",
+            REFUSAL,
+            lambda canvas=canvas: riff((b"VP8X", canvas), (b"VP8L", b"\x2f" + bytes(9))),
+        )
     for side in (1, 16_384, 4_000):
         bits = (side - 1) | (side - 1) << 14
-        make = lambda bits=bits: riff((b"VP8L", b"\x2f" + struct.pack("<I", bits)))
-        yield Malformed("bomb", f"lossless-{side}.webp", REFUSAL, make)
+        yield Malformed(
+            "bomb",
+            f"lossless-{side}.webp",
+            REFUSAL,
+            lambda bits=bits: riff((b"VP8L", b"\x2f" + struct.pack("<I", bits))),
+        )
 
 
 # ---- depths and colours
@@ -375,10 +393,16 @@ def depths(rng) -> Iterator[Malformed]:
         channels = {0: 1, 2: 3, 4: 2, 6: 4}[color]
         rows = b"".join(b"\0" + rng.bytes(2 * 9 * channels) for _ in range(7))
         yield Malformed("depth", f"16-bit-{name}.png", PICTURE, lambda c=color, r=rows: png(9, 7, 16, c, r))
-        large = lambda c=color: flat_png(8_000, 5_000, 16, c)
-        yield Malformed("depth", f"40-megapixels-16-bit-{name}.png", PICTURE, large, heavy=True)
-        large = lambda c=color: flat_png(8_000, 5_000, 8, c)
-        yield Malformed("depth", f"40-megapixels-{name}.png", PICTURE, large, heavy=True)
+        yield Malformed(
+            "depth",
+            f"40-megapixels-16-bit-{name}.png",
+            PICTURE,
+            lambda c=color: flat_png(8_000, 5_000, 16, c),
+            heavy=True,
+        )
+        yield Malformed(
+            "depth", f"40-megapixels-{name}.png", PICTURE, lambda c=color: flat_png(8_000, 5_000, 8, c), heavy=True
+        )
     for bits in (1, 2, 4):
         rows = bytes(7 * (1 + (9 * bits + 7) // 8))
         yield Malformed("depth", f"{bits}-bit-grey.png", PICTURE, lambda b=bits, r=rows: png(9, 7, b, 0, r))
@@ -390,8 +414,12 @@ def depths(rng) -> Iterator[Malformed]:
     for color, length in ((0, 2), (2, 6), (3, 300), (4, 2), (6, 6), (0, 1), (2, 1), (3, 0)):
         chunks = [chunk(b"PLTE", bytes(range(240))), chunk(b"tRNS", bytes(length))]
         full = b"".join(b"\0" + rng.bytes(9 * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]) for _ in range(7))
-        make = lambda c=color, r=full, chunks=chunks: png(9, 7, 8, c, r, *chunks)
-        yield Malformed("depth", f"transparent-{color}-{length}.png", EITHER, make)
+        yield Malformed(
+            "depth",
+            f"transparent-{color}-{length}.png",
+            EITHER,
+            lambda c=color, r=full, chunks=chunks: png(9, 7, 8, c, r, *chunks),
+        )
     for byte in range(6):
         rows = b"".join(bytes([byte]) + rng.bytes(27) for _ in range(7))
         expected = PICTURE if byte < 5 else REFUSAL
@@ -405,30 +433,59 @@ def depths(rng) -> Iterator[Malformed]:
     for transform in (0, 1, 2, 9):
         mark = adobe + bytes([transform])
         mark = mark[:2] + struct.pack(">H", len(mark) - 2) + mark[4:]
-        make = lambda mark=mark: behind_start(encoded(cmyk, "JPEG"), mark)
-        yield Malformed("depth", f"adobe-cmyk-{transform}.jpg", PICTURE, make)
-        make = lambda mark=mark: behind_start(encoded(pattern(16, 12), "JPEG"), mark)
-        yield Malformed("depth", f"adobe-rgb-{transform}.jpg", PICTURE, make)
-    large = Image.new("CMYK", (8_000, 5_000), (9, 99, 199, 20)) if False else (8_000, 5_000)
+        yield Malformed(
+            "depth", f"adobe-cmyk-{transform}.jpg", PICTURE, lambda mark=mark: behind_start(encoded(cmyk, "JPEG"), mark)
+        )
+        yield Malformed(
+            "depth",
+            f"adobe-rgb-{transform}.jpg",
+            PICTURE,
+            lambda mark=mark: behind_start(encoded(pattern(16, 12), "JPEG"), mark),
+        )
+    large = (8_000, 5_000)
     for progressive in (False, True):
-        make = lambda p=progressive: encoded(Image.new("CMYK", large, (9, 99, 199, 20)), "JPEG", progressive=p)
         name = f"40-megapixels-cmyk{'-progressive' * progressive}.jpg"
-        yield Malformed("depth", name, PICTURE, make, heavy=True)
-        make = lambda p=progressive: encoded(Image.new("RGB", large, "red"), "JPEG", progressive=p, subsampling=0)
+        yield Malformed(
+            "depth",
+            name,
+            PICTURE,
+            lambda p=progressive: encoded(Image.new("CMYK", large, (9, 99, 199, 20)), "JPEG", progressive=p),
+            heavy=True,
+        )
         name = f"40-megapixels-rgb{'-progressive' * progressive}.jpg"
-        yield Malformed("depth", name, PICTURE, make, heavy=True)
+        yield Malformed(
+            "depth",
+            name,
+            PICTURE,
+            lambda p=progressive: encoded(Image.new("RGB", large, "red"), "JPEG", progressive=p, subsampling=0),
+            heavy=True,
+        )
     yield Malformed("depth", "40-megapixels.gif", PICTURE, lambda: encoded(Image.new("P", large), "GIF"), heavy=True)
     for lossless in (False, True):
-        make = lambda lossless=lossless: encoded(
-            Image.new("RGBA", large, (9, 99, 199, 128)), "WEBP", method=0, lossless=lossless
+        yield Malformed(
+            "depth",
+            f"40-megapixels-{'lossless' * lossless}.webp",
+            EITHER,
+            lambda lossless=lossless: encoded(
+                Image.new("RGBA", large, (9, 99, 199, 128)), "WEBP", method=0, lossless=lossless
+            ),
+            heavy=True,
         )
-        yield Malformed("depth", f"40-megapixels-{'lossless' * lossless}.webp", EITHER, make, heavy=True)
-    make = lambda: encoded(Image.new("RGB", large), "BMP")
-    yield Malformed("depth", "40-megapixels.bmp", PICTURE, make, heavy=True)
-    make = lambda: encoded(Image.new("P", (8_000, 5_000)), "PNG", transparency=0)
-    yield Malformed("depth", "40-megapixels-palette.png", PICTURE, make, heavy=True)
-    make = lambda: rle_bmp(4_000, 2_500, bytes([1, 7]) * 4_000 + b"\0\0")
-    yield Malformed("depth", "10-megapixels-rle.bmp", EITHER, make, heavy=True)
+    yield Malformed("depth", "40-megapixels.bmp", PICTURE, lambda: encoded(Image.new("RGB", large), "BMP"), heavy=True)
+    yield Malformed(
+        "depth",
+        "40-megapixels-palette.png",
+        PICTURE,
+        lambda: encoded(Image.new("P", (8_000, 5_000)), "PNG", transparency=0),
+        heavy=True,
+    )
+    yield Malformed(
+        "depth",
+        "10-megapixels-rle.bmp",
+        EITHER,
+        lambda: rle_bmp(4_000, 2_500, bytes([1, 7]) * 4_000 + b"\0\0"),
+        heavy=True,
+    )
 
 
 # ---- EXIF
@@ -441,9 +498,13 @@ def exif(entries: list[tuple[int, int, int, bytes]], order: str = "<", start: in
     return b"Exif\0\0" + mark + struct.pack(order + "IH", start, len(entries)) + body + struct.pack(order + "I", next_)
 
 
+def short(number: int, order: str = "<") -> bytes:
+    """The value of an entry that is one short number."""
+    return struct.pack(order + "HH", number, 0)
+
+
 def turned(rng) -> Iterator[Malformed]:
     """Directions one to eight, and blocks that make no sense: a good picture all the same."""
-    short = lambda n, order="<": struct.pack(order + "HH", n, 0)
     blocks = {f"{n}": exif([(0x0112, 3, 1, short(n))]) for n in (*range(10), 255, 65_535)}
     blocks |= {f"big-endian-{n}": exif([(0x0112, 3, 1, short(n, ">"))], ">") for n in range(1, 9)}
     blocks |= {f"type-{n}": exif([(0x0112, n, 1, short(6))]) for n in (0, 1, 2, 4, 5, 7, 9, 10, 11, 12, 13, 200)}
@@ -471,12 +532,13 @@ def turned(rng) -> Iterator[Malformed]:
     lossless = whole["webp"][20 : 20 + struct.unpack("<I", whole["webp"][16:20])[0]]
     canvas = (b"VP8X", b"\x08\0\0\0" + bytes([15, 0, 0, 11, 0, 0]))
     for name, block in blocks.items():
-        jpg = lambda b=block: behind_start(whole["jpg"], segment(0xE1, b))
-        yield Malformed("exif", f"{name}.jpg", PICTURE, jpg)
-        of_png = lambda b=block: behind_header(whole["png"], chunk(b"eXIf", b[6:]))
-        yield Malformed("exif", f"{name}.png", PICTURE, of_png)
-        webp = lambda b=block: riff(canvas, (b"VP8L", lossless), (b"EXIF", b))
-        yield Malformed("exif", f"{name}.webp", PICTURE, webp)
+        yield Malformed("exif", f"{name}.jpg", PICTURE, lambda b=block: behind_start(whole["jpg"], segment(0xE1, b)))
+        yield Malformed(
+            "exif", f"{name}.png", PICTURE, lambda b=block: behind_header(whole["png"], chunk(b"eXIf", b[6:]))
+        )
+        yield Malformed(
+            "exif", f"{name}.webp", PICTURE, lambda b=block: riff(canvas, (b"VP8L", lossless), (b"EXIF", b))
+        )
 
 
 # ---- what is beside the picture
@@ -501,12 +563,26 @@ def burdened() -> Iterator[Malformed]:
             ("near", near, 1),
             ("near-90", near, 90),
         ):
-            make = lambda c=make_chunk(body), n=times: behind_header(whole, *[c] * n)
-            yield Malformed("metadata", f"{kind}-{name}.png", PICTURE, make)
-            make = lambda c=make_chunk(body), n=times: whole[:-12] + c * n + whole[-12:]
-            yield Malformed("metadata", f"{kind}-{name}-behind.png", PICTURE, make)
-        make = lambda c=make_chunk(near): behind_header(whole, c * (18 * MEGABYTE // len(c)))
-        yield Malformed("metadata", f"{kind}-18-megabytes.png", PICTURE, make, heavy=True)
+            one = make_chunk(body)
+            yield Malformed(
+                "metadata",
+                f"{kind}-{name}.png",
+                PICTURE,
+                lambda c=one, n=times: behind_header(whole, *[c] * n),
+            )
+            yield Malformed(
+                "metadata",
+                f"{kind}-{name}-behind.png",
+                PICTURE,
+                lambda c=one, n=times: whole[:-12] + c * n + whole[-12:],
+            )
+        yield Malformed(
+            "metadata",
+            f"{kind}-18-megabytes.png",
+            PICTURE,
+            lambda c=make_chunk, n=near: behind_header(whole, c(n) * (18 * MEGABYTE // len(c(n)))),
+            heavy=True,
+        )
     odd = {
         "unknown": chunk(b"teSt", bytes(99)),
         "unknown-critical": chunk(b"TEST", b"x"),
@@ -529,10 +605,16 @@ def burdened() -> Iterator[Malformed]:
         expected = REFUSAL if name in ("no-letters", "second-header") else EITHER
         yield Malformed("metadata", f"{name}.png", expected, lambda c=one: behind_header(whole, c))
     for count, heavy in ((2_000, False), (1_500_000, True)):
-        make = lambda n=count: behind_header(whole, chunk(b"teSt") * n)
-        yield Malformed("metadata", f"{count}-chunks.png", EITHER, make, heavy)
-        make = lambda n=count: whole[:-12] + chunk(b"IDAT") * n + whole[-12:]
-        yield Malformed("metadata", f"{count}-empty-idat.png", EITHER, make, heavy)
+        yield Malformed(
+            "metadata", f"{count}-chunks.png", EITHER, lambda n=count: behind_header(whole, chunk(b"teSt") * n), heavy
+        )
+        yield Malformed(
+            "metadata",
+            f"{count}-empty-idat.png",
+            EITHER,
+            lambda n=count: whole[:-12] + chunk(b"IDAT") * n + whole[-12:],
+            heavy,
+        )
     full = segment(0xED, b"Photoshop 3.0\0" + bytes(65_000))
     parts = {
         "comments": segment(0xFE, b"x" * 65_000),
@@ -552,8 +634,13 @@ def burdened() -> Iterator[Malformed]:
             yield Malformed(
                 "metadata", f"{name}-{times}.jpg", PICTURE, lambda p=part, n=times: behind_start(jpg, p * n), heavy
             )
-    make = lambda: behind_start(jpg, segment(0xE5, b"") * (18 * MEGABYTE // 4))
-    yield Malformed("metadata", "empty-18-megabytes.jpg", EITHER, make, heavy=True)
+    yield Malformed(
+        "metadata",
+        "empty-18-megabytes.jpg",
+        EITHER,
+        lambda: behind_start(jpg, segment(0xE5, b"") * (18 * MEGABYTE // 4)),
+        heavy=True,
+    )
     yield Malformed("metadata", "fill.jpg", PICTURE, lambda: behind_start(jpg, b"\xff" * 5_000))
     yield Malformed(
         "metadata", "fill-18-megabytes.jpg", EITHER, lambda: behind_start(jpg, b"\xff" * 18 * MEGABYTE), heavy=True
@@ -565,33 +652,72 @@ def burdened() -> Iterator[Malformed]:
     yield Malformed("metadata", "segment-too-short.jpg", EITHER, lambda: behind_start(jpg, b"\xff\xe1\0\1"))
     block = b"\xff" + b"c" * 255
     for size, heavy in ((10_000, False), (2 * MEGABYTE, True), (18 * MEGABYTE, True)):
-        comment = lambda n=size: few[:25] + b"!\xfe" + block * (n // 256) + b"\0" + few[25:]
-        yield Malformed("metadata", f"comment-{size}.gif", PICTURE, comment, heavy)
-        many = lambda n=size: few[:25] + b"!\xfe\x01c\0" * (n // 5) + few[25:]
-        yield Malformed("metadata", f"comments-{size}.gif", PICTURE, many, heavy)
-        other = lambda n=size: few[:25] + b"!\xff\x0bNETSCAPE2.0" + block * (n // 256) + b"\0" + few[25:]
-        yield Malformed("metadata", f"application-{size}.gif", PICTURE, other, heavy)
-        control = lambda n=size: few[:25] + b"!\xf9\4\1\0\0\0\0" * (n // 8) + few[25:]
-        yield Malformed("metadata", f"control-{size}.gif", EITHER, control, heavy)
+        yield Malformed(
+            "metadata",
+            f"comment-{size}.gif",
+            PICTURE,
+            lambda n=size: few[:25] + b"!\xfe" + block * (n // 256) + b"\0" + few[25:],
+            heavy,
+        )
+        yield Malformed(
+            "metadata",
+            f"comments-{size}.gif",
+            PICTURE,
+            lambda n=size: few[:25] + b"!\xfe\x01c\0" * (n // 5) + few[25:],
+            heavy,
+        )
+        yield Malformed(
+            "metadata",
+            f"application-{size}.gif",
+            PICTURE,
+            lambda n=size: few[:25] + b"!\xff\x0bNETSCAPE2.0" + block * (n // 256) + b"\0" + few[25:],
+            heavy,
+        )
+        yield Malformed(
+            "metadata",
+            f"control-{size}.gif",
+            EITHER,
+            lambda n=size: few[:25] + b"!\xf9\4\1\0\0\0\0" * (n // 8) + few[25:],
+            heavy,
+        )
     webp = encoded(picture, "WEBP", lossless=True)[12:]
     lossless = (b"VP8L", webp[8 : 8 + struct.unpack("<I", webp[4:8])[0]])
     canvas = (b"VP8X", b"\x2c\0\0\0" + bytes([15, 0, 0, 11, 0, 0]))
     for name, part in (("ICCP", bytes(MEGABYTE)), ("XMP ", b"<x/>" * 99_999), ("TEST", b"x" * 999)):
-        make = lambda k=name.encode(), p=part: riff(canvas, (k, p), lossless, (k, p))
-        yield Malformed("metadata", f"{name.strip()}.webp", EITHER, make)
-    make = lambda: riff(canvas, lossless, *[(b"TEST", b"")] * 2_000_000)
-    yield Malformed("metadata", "2000000-chunks.webp", EITHER, make, heavy=True)
+        yield Malformed(
+            "metadata",
+            f"{name.strip()}.webp",
+            EITHER,
+            lambda k=name, p=part: riff(canvas, (k.encode(), p), lossless, (k.encode(), p)),
+        )
+    yield Malformed(
+        "metadata",
+        "2000000-chunks.webp",
+        EITHER,
+        lambda: riff(canvas, lossless, *[(b"TEST", b"")] * 2_000_000),
+        heavy=True,
+    )
     frame = (
         bytes(6) + bytes([15, 0, 0, 11, 0, 0]) + bytes(4) + b"VP8L" + struct.pack("<I", len(lossless[1])) + lossless[1]
     )
     frame += b"\0" * (len(lossless[1]) % 2)
     animated = (b"VP8X", b"\x02\0\0\0" + bytes([15, 0, 0, 11, 0, 0])), (b"ANIM", bytes(6))
     for count, heavy in ((300, False), (18 * MEGABYTE // len(frame), True)):
-        make = lambda n=count: riff(*animated, *[(b"ANMF", frame)] * n)
-        yield Malformed("frames", f"{'many' if heavy else count}.webp", PICTURE, make, heavy)
+        yield Malformed(
+            "frames",
+            f"{'many' if heavy else count}.webp",
+            PICTURE,
+            lambda n=count: riff(*animated, *[(b"ANMF", frame)] * n),
+            heavy,
+        )
         body = few[few.index(b",") : -1]
-        make = lambda n=count, body=body: few[:-1] + body * n + b";"
-        yield Malformed("frames", f"{'many' if heavy else count}.gif", PICTURE, make, heavy)
+        yield Malformed(
+            "frames",
+            f"{'many' if heavy else count}.gif",
+            PICTURE,
+            lambda n=count, body=body: few[:-1] + body * n + b";",
+            heavy,
+        )
 
 
 # ---- scans, LZW, polyglots, names
@@ -622,14 +748,19 @@ def scans() -> Iterator[Malformed]:
         yield Malformed("scans", f"{count}.jpg", expected, lambda n=count: many_scans(64, 48, n))
     yield Malformed("scans", "megapixel-3000.jpg", REFUSAL, lambda: many_scans(1_000, 1_000, 3_000))
     for count in (10, 3_000):
-        make = lambda n=count: many_scans(8_000, 5_000, n)
         expected = REFUSAL if count > 1_000 else EITHER
-        yield Malformed("scans", f"40-megapixels-{count}.jpg", expected, make, heavy=True)
+        yield Malformed(
+            "scans", f"40-megapixels-{count}.jpg", expected, lambda n=count: many_scans(8_000, 5_000, n), heavy=True
+        )
     plain = encoded(pattern(64, 48), "JPEG")
     yield Malformed("scans", "none.jpg", REFUSAL, lambda: plain[: plain.index(b"\xff\xda")] + b"\xff\xd9")
     for count in (2, 3_000):
-        make = lambda n=count: plain[:-2] + plain[plain.index(b"\xff\xda") : -2] * n + b"\xff\xd9"
-        yield Malformed("scans", f"baseline-{count}.jpg", EITHER, make)
+        yield Malformed(
+            "scans",
+            f"baseline-{count}.jpg",
+            EITHER,
+            lambda n=count: plain[:-2] + plain[plain.index(b"\xff\xda") : -2] * n + b"\xff\xd9",
+        )
 
 
 def lzw(rng) -> Iterator[Malformed]:
@@ -637,8 +768,9 @@ def lzw(rng) -> Iterator[Malformed]:
     for size in (0, 1, 2, 7, 8, 9, 11, 12, 13, 200, 255):
         for turn in range(3):
             codes = rng.bytes(200)
-            make = lambda s=size, c=codes: gif(40, 30, (0, 0, 40, 30), s, c)
-            yield Malformed("lzw", f"{size}-{turn}.gif", EITHER, make)
+            yield Malformed(
+                "lzw", f"{size}-{turn}.gif", EITHER, lambda s=size, c=codes: gif(40, 30, (0, 0, 40, 30), s, c)
+            )
     for name, codes in {"empty": b"", "clear": b"\x24\x49\x92" * 300, "end": b"\x05", "zeros": bytes(300)}.items():
         yield Malformed("lzw", f"{name}.gif", EITHER, lambda c=codes: gif(40, 30, (0, 0, 40, 30), 2, c))
     yield Malformed("lzw", "no-end.gif", EITHER, lambda: gif(40, 30, (0, 0, 40, 30), 2, bytes(300))[:-2])
