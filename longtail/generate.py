@@ -279,16 +279,15 @@ class _Run:
 
     def let_go(self) -> str:
         """Drop all that this answer holds; where it was, and what to ask less of."""
-        read, said = self.decoder and len(self.decoder.image.positions), len(self.ids)
-        begun, method = self.seen is not None, type(self.reducer).__name__
+        said, spliced, looked = len(self.ids), self.decoder is not None, self.seen is not None
         self.seen = self.decoder = self.stepper = self.first_logits = None
         self.visual, self.reduced = (), ()
         if said:
             return f"memory ran out after {said} new tokens: ask for fewer new tokens, or keep fewer visual ones"
-        if read is not None:
+        if spliced:
             return "memory ran out while the prompt was read: keep fewer visual tokens, or ask a shorter question"
-        if begun:
-            return f"memory ran out in {method}: give it a smaller budget, or take another method"
+        if looked:
+            return f"memory ran out in {type(self.reducer).__name__}: give it a smaller budget, or take another method"
         return IN_TOWER
 
     def prepare(self, image, before: Seen | None, shared: Seen | None, new: int) -> Spliced:
