@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
+from .given import number, shown
 from .graph import Graphs, Steps
 from .models.llava import Llava
 from .reducer import Reducer
@@ -133,10 +134,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.temperature <= 5:
-            raise ValueError(f"temperature must be between 0 and 5, got {self.temperature!r}")
-        if not 0 < self.top_p <= 1:
+        number("temperature", self.temperature, 0, 5)
+        if number("top_p", self.top_p, 0, 1) == 0:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        number("seed", self.seed, 0, 2**63 - 1, whole=True)
 
     def choose(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """The next token's id [1], on the device of `logits` [V]."""
@@ -177,8 +178,7 @@ def generate(
     same.
     Raises ValueError for an image, a question, a history or an option that cannot be used.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    number("max_new_tokens", max_new_tokens, 1, whole=True)
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
     graphs = Graphs.of(llava, eager)
     run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit), graphs)
@@ -274,7 +274,7 @@ class _Run:
         if length + new > self.llava.room():
             remedy = "ask with fewer turns before it" if self.history else "ask a shorter question"
             raise ValueError(
-                f"{length} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
+                f"{length} prompt tokens and {shown(new)} new ones are more than the {self.llava.room()} positions of "
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
         self.decoder = Decoder(self.llava, self.reducer, self.graphs and self.graphs.prompts)
