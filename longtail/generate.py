@@ -26,6 +26,8 @@ IN_TOWER = (
     "load the model in a smaller dtype"
 )
 
+NOT_FINITE = "its weights are damaged, or too large for float16: load another copy, or take --dtype bfloat16"
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -314,6 +316,8 @@ class _Run:
         """Choose the next token; why it was the last one, if it was."""
         if not self.ids:
             self.first_logits = logits.float().cpu()
+            if not self.first_logits.isfinite().all():
+                raise ValueError(f"{self.llava.name} computes numbers that are not finite: {NOT_FINITE}")
         self.ids.append(self.decoder.fetch(self.sampling.choose(logits, self._generator())))
         self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")
