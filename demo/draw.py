@@ -37,9 +37,8 @@ def fates(record: dict) -> Fates:
     positions = record["positions"]
     if not positions:  # stopped before the language model read anything
         return Fates(role, source, np.zeros(len(role), bool), np.full(len(role), -1))
-    left = np.full(len(positions), -1)
-    for step, (_, count) in reversed(list(enumerate(record["steps"]))):
-        left[given_up(record["lost"][:count], record["recycled"], positions)[0]] = step
+    when = _gone(record["lost"], record["recycled"], [count for _, count in record["steps"]])
+    left = np.array([when.get(position, -1) for position in positions])
     recycled = np.zeros(len(positions), bool)
     recycled[given_up(record["lost"], record["recycled"], positions)[1]] = True
     speaker, stands = np.arange(len(positions)), {position: token for token, position in enumerate(positions)}
@@ -48,6 +47,18 @@ def fates(record: dict) -> Fates:
     there = source >= 0
     token = np.where(there, source, 0)
     return Fates(role, np.where(there, speaker[token], -1), there & recycled[token], np.where(there, left[token], -1))
+
+
+def _gone(lost: list[int], recycled: list, counts: list[int]) -> dict[int, int]:
+    """True position -> generated token by which it was gone: lost itself, or merged into one that was. `counts`: how
+    many of `lost` were gone after each token."""
+    by = np.searchsorted(np.maximum.accumulate(np.array([*counts, len(lost)])), np.arange(len(lost)), side="right")
+    when = {position: token for position, token in zip(reversed(lost), reversed(by.tolist()), strict=True)}
+    when = {position: token for position, token in when.items() if token < len(counts)}
+    for position, speaker in reversed(list(recycled)):
+        if speaker in when:
+            when[position] = min(when[speaker], when.get(position, len(counts)))
+    return when
 
 
 def given_up(lost: list[int], recycled: list, positions: list[int]) -> tuple[list[int], list[int]]:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from bisect import bisect_right
 from pathlib import Path
 
 import gradio as gr
@@ -29,6 +30,7 @@ watch('value', () => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });"""
+READ = 1500  # characters of a text on a sheet
 WIDTH, EDGE, INK, QUIET, PAPER, ACCENT = 720, 24, "#1d1b18", "#68635a", "#faf8f4", "#b5411a"
 
 
@@ -119,18 +121,23 @@ def _times(record: dict) -> list[tuple]:
 
 
 def _wrapped(text: str, font) -> list[str]:
-    """Words in lines no wider than the sheet; a word too long for one is cut."""
+    """Words in lines no wider than the sheet; a word too long for one is cut, and so is a text too long for it."""
     rows = [""]
-    for word in text.split():
+    for word in (text if len(text) <= READ else f"{text[:READ]} ...").split():
         longer = f"{rows[-1]} {word}".strip()
         if font.getlength(longer) <= WIDTH - 2 * EDGE:
             rows[-1] = longer
-        else:
-            while font.getlength(word) > WIDTH - 2 * EDGE:
-                cut = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= WIDTH - 2 * EDGE)
-                rows, word = [*rows, word[:cut]], word[cut:]
-            rows.append(word)
+            continue
+        while len(word) > (cut := _fitting(word, font)):
+            rows, word = [*rows, word[:cut]], word[cut:]
+        rows.append(word)
     return [row for row in rows if row]
+
+
+def _fitting(word: str, font) -> int:
+    """Letters of a word that one line takes, at least one."""
+    lengths = range(1, len(word) + 1)
+    return max(bisect_right(lengths, WIDTH - 2 * EDGE, key=lambda count: font.getlength(word[:count])), 1)
 
 
 def _there(result: Result | None) -> Result:

@@ -17,6 +17,7 @@ from . import merged
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
 from .generate import IN_TOWER, Answer, Sampling, _Run
+from .given import number
 from .graph import Graphs, Steps
 from .models import memory
 from .models.llava import Llava, Prompt
@@ -238,9 +239,7 @@ def _goes_on(said: Answer | str) -> bool:
 
 def _begin(llava: Llava, new: int, batch: int = 1):
     """Refuse what cannot be asked for; the peak of memory is counted from here."""
-    if new < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {new}")
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+    number("max_new_tokens", new, 1, whole=True)
+    number("batch", batch, 1, whole=True)
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from .generate import Answer, answer
+from .given import number
 from .models.llava import Llava
 from .reducer import Reducer
 from .versus import versus
@@ -58,8 +59,7 @@ def measure(
     With follow-ups in `then`, each round asks all of them in a row, and the last answer is the one compared.
     Raises ValueError for a repeat below 1, and whatever `generate` raises.
     """
-    if repeat < 1:
-        raise ValueError(f"repeat must be at least 1, got {repeat}")
+    number("repeat", repeat, 1, whole=True)
     image = llava.open(image)
     if warm_up:
         answer(llava, image, question, reducers[0], **options)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
+from .given import number, shown
 from .graph import Graphs, Steps
 from .models import memory
 from .models.llava import Llava
@@ -24,6 +25,8 @@ IN_TOWER = (
     "memory ran out in the vision tower: take a smaller image, or a method that captures fewer layers; if it stays so, "
     "load the model in a smaller dtype"
 )
+
+NOT_FINITE = "its weights are damaged, or too large for float16: load another copy, or take --dtype bfloat16"
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.temperature <= 5:
-            raise ValueError(f"temperature must be between 0 and 5, got {self.temperature!r}")
-        if not 0 < self.top_p <= 1:
+        number("temperature", self.temperature, 0, 5)
+        if number("top_p", self.top_p, 0, 1) == 0:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        number("seed", self.seed, 0, 2**63 - 1, whole=True)
 
     def choose(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """The next token's id [1], on the device of `logits` [V]."""
@@ -184,8 +187,7 @@ def generate(
     Raises ValueError for an image, a question, a history or an option that cannot be used, `memory.OutOfMemory` with
     what to ask less of where memory runs out: all that the answer held is let go of, and the next one may fit.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    number("max_new_tokens", max_new_tokens, 1, whole=True)
     reducer, sampling = reducer or Full(), Sampling(temperature, top_p, seed)
     graphs = Graphs.of(llava, eager)
     run = _Run(llava, reducer, question, preface, history, sampling, Clock(llava.device, stop, time_limit), graphs)
@@ -304,7 +306,7 @@ class _Run:
         if length + new > self.llava.room():
             remedy = "ask with fewer turns before it" if self.history else "ask a shorter question"
             raise ValueError(
-                f"{length} prompt tokens and {new} new ones are more than the {self.llava.room()} positions of "
+                f"{length} prompt tokens and {shown(new)} new ones are more than the {self.llava.room()} positions of "
                 f"{self.llava.name}: {remedy} or lower max_new_tokens"
             )
         self.decoder = Decoder(self.llava, self.reducer, self.graphs and self.graphs.prompts)
@@ -314,6 +316,8 @@ class _Run:
         """Choose the next token; why it was the last one, if it was."""
         if not self.ids:
             self.first_logits = logits.float().cpu()
+            if not self.first_logits.isfinite().all():
+                raise ValueError(f"{self.llava.name} computes numbers that are not finite: {NOT_FINITE}")
         self.ids.append(self.decoder.fetch(self.sampling.choose(logits, self._generator())))
         self.text = self.llava.decode_text(self.ids)
         self.clock.lap("prefill" if len(self.ids) == 1 else "decode")

@@ -1,7 +1,6 @@
 """A reducer is one paper: a frozen dataclass; its fields are its parameters, its methods act at up to four moments."""
 
 import dataclasses
-import math
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .given import number, shown
 from .tokens import CacheView, Prefill, Reduced, Survivors, TowerView, VisualTokens
 
 REDUCERS: dict[str, type["Reducer"]] = {}
@@ -134,9 +134,9 @@ class Reducer:
         return parameter.low, parameter.high
 
     def _checked(self, parameter: Parameter, value):
-        name, given = f"{type(self).__name__}.{parameter.name}", f"got {value!r}"
+        name, given = f"{type(self).__name__}.{parameter.name}", f"got {shown(value)}"
         if parameter.choices:
-            if value not in parameter.choices:
+            if not isinstance(value, str) or value not in parameter.choices:
                 raise ValueError(f"{name} must be one of {', '.join(parameter.choices)}, {given}")
             return value
         if parameter.kind is bool:
@@ -147,25 +147,18 @@ class Reducer:
             if not isinstance(value, str):
                 raise ValueError(f"{name} must be text, {given}")
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-            raise ValueError(f"{name} must be a finite number, {given}")
-        if parameter.kind is int and value != int(value):
-            raise ValueError(f"{name} must be a whole number, {given}")
         others = {p.name: getattr(self, p.name) for p in self.parameters()}
-        low, high = self.limits(parameter.name, **others)
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be between {low:g} and {high:g}, {given}")
-        return parameter.kind(value)
+        return number(name, value, *self.limits(parameter.name, **others), whole=parameter.kind is int)
 
 
 def make(name: str, **values) -> Reducer:
     """A reducer by name. Raises ValueError for an unknown name or parameter, or a value out of range."""
-    if name not in REDUCERS:
-        raise ValueError(f"there is no method {name!r}: choose one of {', '.join(REDUCERS)}")
+    if not isinstance(name, str) or name not in REDUCERS:
+        raise ValueError(f"there is no method {shown(name)}: choose one of {', '.join(REDUCERS)}")
     known = [p.name for p in REDUCERS[name].parameters()]
     for given in values:
         if given not in known:
-            raise ValueError(f"{name} has no parameter {given!r}: it has {', '.join(known) or 'none'}")
+            raise ValueError(f"{name} has no parameter {shown(given)}: it has {', '.join(known) or 'none'}")
     return REDUCERS[name](**values)
 
 
@@ -177,15 +170,17 @@ def value_of(method: str, name: str, text: str):
     try:
         return kind(text)
     except ValueError as error:
-        raise ValueError(f"{method}.{name} must be a number, got {text!r}") from error
+        raise ValueError(f"{method}.{name} must be a number, got {shown(text)}") from error
 
 
 def parse(text: str, budget: int | None = None) -> Reducer:
     """The reducer that `NAME` or `NAME:parameter=value:...` names, at a budget if one is given. Raises ValueError."""
-    name, *settings = text.split(":")
+    name, *settings = text.split(":") if isinstance(text, str) else (text,)
     values = {key: value_of(name, key, value) for key, _, value in (setting.partition("=") for setting in settings)}
     reducer = make(name, **values)
-    return reducer if budget is None else dataclasses.replace(REDUCERS[name].at(budget), **values)
+    if budget is None:
+        return reducer
+    return dataclasses.replace(REDUCERS[name].at(number("budget", budget, 1, 576, whole=True)), **values)
 
 
 def spec(reducer: Reducer) -> str:

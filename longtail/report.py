@@ -4,10 +4,12 @@ import base64
 import binascii
 import html
 import json
-import re
+import struct
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .export import TIMES, Comparison, picture
@@ -16,7 +18,9 @@ from .similarity import objective
 from .tokens import ROLES
 from .versus import differences, overlap
 
-LONGEST, MOST = 20_000_000, 20_000  # characters of a report; patches of an image
+LONGEST, MOST = 20_000_000, 10_000  # characters of a report; patches of an image, tokens of an answer
+LARGEST, LONGER = 2048, 4  # pixels along a side of the crop, of 336 as a rule; one side in lengths of the other
+MANY, FINEST = 10**12, 400  # more of anything is counted by nobody; patches along a side of the crop
 DATA = '<template id="comparison">'  # never drawn, never run
 
 
@@ -29,13 +33,15 @@ class Shape(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
 
 
-Count = Annotated[int, Field(ge=0, le=10**12)]
+Count = Annotated[int, Field(ge=0, le=MANY)]
+Mean = Annotated[float, Field(ge=0, le=MANY)]
+Ratio = Annotated[float, Field(ge=0, le=MANY)]
 Seconds = Annotated[float, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(max_length=100_000)]
+Text = Annotated[str, Field(max_length=20_000)]
 Name = Annotated[str, Field(max_length=200)]
 Indices = Annotated[list[Annotated[int, Field(ge=-1, le=10**6)]], Field(max_length=MOST)]
-Numbers = Annotated[list[float], Field(max_length=MOST)]
+Numbers = Annotated[list[Annotated[float, Field(ge=-(10**9), le=10**9)]], Field(max_length=MOST)]
 Pair = tuple[Count, Count]
 
 
@@ -44,9 +50,9 @@ class Tokens(Shape):
     visual: Count
     prompt: Count
     generated: Count
-    kv_entries: Annotated[float, Field(ge=0)]
+    kv_entries: Mean
     kv_bytes: Count
-    layer_mean: Annotated[float, Field(ge=0)]
+    layer_mean: Mean
     layers: Annotated[list[Count], Field(max_length=1000)] = []
     newlines: Count = 0
 
@@ -75,22 +81,29 @@ class View(Shape):
     grid: tuple[Annotated[int, Field(ge=1, le=200)], Annotated[int, Field(ge=1, le=200)]]
     box: tuple[Share, Share, Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
 
+    @model_validator(mode="after")
+    def large_enough_to_draw(self):
+        """No patch is a speck on the crop."""
+        if any(count > FINEST * side for count, side in zip(self.grid, reversed(self.box[2:]), strict=True)):
+            raise ValueError(f"its patches are too small: at most {FINEST} along the crop")
+        return self
+
 
 def _whole(curve: TileCurve, view: View) -> bool:
-    """Whether a curve tells every patch of its view once."""
+    """Whether a curve tells every patch of its view once, and falls."""
     n = len(curve.similarity)
-    fits = n == len(curve.order) <= view.grid[0] * view.grid[1]
+    fits = n == len(curve.order) <= view.grid[0] * view.grid[1] and all(a >= b for a, b in pairwise(curve.similarity))
     return fits and sorted(curve.order) == list(range(n)) and max(curve.knee, curve.kept) <= n
 
 
 class Faster(Shape):
-    first_token: Annotated[float, Field(ge=0)] | None
-    total: Annotated[float, Field(ge=0)] | None
+    first_token: Ratio | None
+    total: Ratio | None
 
 
 class Versus(Shape):
     agreement: Share
-    kl: Annotated[float, Field(ge=0)] | None
+    kl: Ratio | None
     faster: Faster
 
 
@@ -130,7 +143,7 @@ class Record(Shape):
     dtype: Name
     graphs: Annotated[list[Literal["vision", "prefill", "decode"]], Field(max_length=3)] = []
     pixels: Name = "exact"
-    seed: int
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63)]
 
     @model_validator(mode="after")
     def positions_from_the_span(self):
@@ -165,7 +178,7 @@ class Record(Shape):
 
 
 class File(Shape):
-    conditions: Text
+    conditions: Annotated[str, Field(max_length=2000)]
     grid: tuple[Count, Count]
     answers: Annotated[list[Record], Field(min_length=1, max_length=8)]
     crop: Annotated[str, Field(pattern="^data:image/png;base64,")]
@@ -175,13 +188,14 @@ def read(text: str) -> Comparison:
     """The comparison that a JSON or HTML report holds. Raises ValueError, with a sentence, for anything else."""
     if len(text) > LONGEST:
         raise ValueError(f"the report has {len(text):,} characters: at most {LONGEST:,} are read")
-    inside = re.search(re.escape(DATA) + "(.*?)</template>", text, re.DOTALL)
+    _, page, inside = text.partition(DATA)
     try:
-        file = File.model_validate_json(inside[1] if inside else text)
-        crop = open_image(base64.b64decode(file.crop.partition(",")[2], validate=True))
+        file = File.model_validate_json(inside.partition("</template>")[0] if page else text)
+        crop = _crop(base64.b64decode(file.crop.partition(",")[2], validate=True))
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(map(str, wrong["loc"])) or "the file"
+        place = ".".join(map(str, wrong["loc"]))
+        place = ascii(place[:80])[1:-1] or "the file"  # a key in the file may be anything
         raise ValueError(f"this is no report of a comparison: at {place}, {wrong['msg'].lower()}") from None
     except binascii.Error as error:
         raise ValueError(f"the picture in this report is damaged ({error}): export it again") from None
@@ -191,6 +205,17 @@ def read(text: str) -> Comparison:
             if not record[name]:
                 del record[name]
     return Comparison(records, file.conditions, crop, file.grid)
+
+
+def _crop(png: bytes) -> Image.Image:
+    """The picture of a report. Raises ValueError, before a pixel is decoded, where no model sees such a one."""
+    width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))  # of a PNG's header, which stands first
+    if png[:4] == b"\x89PNG" and not max(width, height) <= min(LARGEST, LONGER * min(width, height)):
+        raise ValueError(
+            f"the picture in this report is {width} x {height}, and what a model sees has at most {LARGEST} pixels a "
+            f"side, one no more than {LONGER} times the other: export it again"
+        )
+    return open_image(png)
 
 
 # ---- the page

@@ -118,7 +118,7 @@ def first(file):
         (lambda f: first(f).update(visual_span=[9, 3]), "its counts contradict each other"),
         (lambda f: first(f).update(recycled=[[0, 10**6]]), "its counts contradict each other"),
         (lambda f: first(f).update(method=["x"]), "method, input should be a valid string"),
-        (lambda f: first(f).update(answer="x" * 200_000), "answer, string should have at most 100000"),
+        (lambda f: first(f).update(answer="x" * 200_000), "answer, string should have at most 20000"),
     ],
 )
 def test_a_hostile_report_is_a_sentence(comparison, change, sentence):

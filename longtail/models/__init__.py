@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from . import adapter as lora
-from . import memory
+from . import memory, sound
 from .catalogue import KNOWN, architecture, decoder_linears, needed
-from .fetch import fetched, read_config
+from .fetch import LAID_OUT, fetched, read_config
 from .llava import Llava, refuse_other_layouts
 from .llava_next import LlavaNext
 from .loading import Loaded, Progress, Tell, silent
@@ -46,7 +46,9 @@ def load(
     precision = choose(dtype, quantization, device, attention, double_quantization)
     config = read_config(place, revision, tell)
     family = _family(name, config)
-    meta = architecture(config)
+    sound.refuse_sizes(config, name)
+    with sound.told(f"the model that config.json of {name} describes", LAID_OUT):
+        meta = architecture(config)
     refuse_shapes(quantization, decoder_linears(meta), device)
     size = needed(meta, precision)
     device = memory.spread(asked, device, size)
@@ -55,6 +57,7 @@ def load(
     if more:
         lora.refuse(more, meta)
     folder = fetched(place, revision, tell)
+    processor = _processor(name, folder)
     before = memory.free(device)
     tell(Progress("weights", 0, size))
     model = _model(name, folder, options(precision, device), device)
@@ -62,9 +65,10 @@ def load(
     if more:
         lora.apply(more, model, merge=quantization == "none")
         tell(Progress("adapter", 1, 1, adapter))
-    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     llava = family(model, processor, short_name(name), str(folder), quantization, pixels)
     llava.eager = eager
+    with sound.told(f"the chat template or the tokenizer of {name}"):
+        llava.text("a question")
     commit = "" if Path(place).is_dir() else folder.name
     llava.loaded = Loaded(commit, adapter or "", held(model), before, memory.free(device))
     return llava
@@ -107,14 +111,29 @@ def _family(name: str, config) -> type[Llava]:
     return FAMILIES[config.model_type]
 
 
+def _processor(name: str, folder: Path):
+    """Tokenizer and image processor of a folder. Raises ValueError where they cannot be read."""
+    with sound.told(f"the tokenizer or the image processor of {name}"):
+        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise ValueError(f"{name} has no processor of tokenizer and images: {LAID_OUT}")
+    return processor
+
+
 def _model(name: str, folder: Path, given: dict, device: str):
     """The weights of a folder on the device. Raises ValueError where the checkpoint lacks some."""
-    model, found = AutoModelForImageTextToText.from_pretrained(
-        folder, output_loading_info=True, trust_remote_code=False, **given
-    )
+    with sound.told(f"the weights of {name}"):
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            folder, output_loading_info=True, trust_remote_code=False, ignore_mismatched_sizes=True, **given
+        )
+    if wrong := sorted(found["mismatched_keys"]):
+        key, has, wanted = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} of the weights of {name} are not of the shape that its config says, {key} among them "
+            f"({list(has)}, not {list(wanted)}): {LAID_OUT}"
+        )
     if missing := sorted(found["missing_keys"]):
         raise ValueError(
-            f"{name} lacks {len(missing)} of the weights its config asks for, {missing[0]} among them: take a "
-            "checkpoint laid out for transformers, such as those of llava-hf"
+            f"{name} lacks {len(missing)} of the weights its config asks for, {missing[0]} among them: {LAID_OUT}"
         )
     return model if "device_map" in given else model.to(device)

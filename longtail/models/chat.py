@@ -1,9 +1,15 @@
 """How a model is spoken to: what may be asked, and the chat template of a checkpoint that brings none."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import chain, cycle
+
+from ..given import shown
 
 MAX_QUESTION = 4000  # characters, all that was said before it included
+BREAK = "\u200b"  # a zero-width space, which no special token holds
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols to Unicode that nobody sees
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -47,20 +53,52 @@ def messages(texts: list[str]) -> list[dict]:
     return messages
 
 
+class Special:
+    """What a tokenizer reads as more than its letters: broken in what a visitor says, told apart in what is read."""
+
+    def __init__(self, tokenizer):
+        named = {str(added): number for number, added in tokenizer.added_tokens_decoder.items()}
+        named |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        marks = sorted(filter(str.strip, named), key=len, reverse=True)  # added space is no mark
+        self.pattern = re.compile(f"(?={'|'.join(map(re.escape, marks)) or '(?!)'}).", re.DOTALL)
+        self.ids = {named[mark] for mark in marks} - {tokenizer.unk_token_id}  # unknown letters are no mark either
+
+    def inert(self, text: str) -> str:
+        """The text with a zero-width space behind the first letter of each special token, so that it stays text."""
+        return self.pattern.sub(rf"\g<0>{BREAK}", text)
+
+    def of(self, ids: list[int]) -> list[int]:
+        """The special ones among token ids, in order."""
+        return [number for number in ids if number in self.ids]
+
+
 def refuse(question: str, history: Sequence[tuple[str, str]], preface: str):
-    """ValueError where a question is empty, there is too much text, or an earlier turn is no question and answer."""
+    """ValueError where a question is empty, there is too much text or none, or an earlier turn is no question and
+    answer."""
+    if not isinstance(history, tuple | list):
+        raise ValueError(f"the history must be pairs of a question and its answer, got {shown(history)}")
     for turn in history:
         if not isinstance(turn, tuple | list) or [type(text) for text in turn] != [str, str]:
-            raise ValueError(f"the history must be pairs of a question and its answer, got {turn!r}")
-    if not all(asked.strip() for asked in (question, *(asked for asked, _ in history))):
-        raise ValueError("the question is empty: type what you want to know about the image")
+            raise ValueError(f"the history must be pairs of a question and its answer, got {shown(turn)}")
+    for name, text in (("question", question), ("preface", preface)):
+        if not isinstance(text, str):
+            raise ValueError(f"the {name} must be text, got {shown(text)}")
     if len(question) > MAX_QUESTION:
         raise ValueError(
             f"the question has {len(question):,} characters, at most {MAX_QUESTION:,} are read: shorten it"
         )
-    whole = len(question) + len(preface) + sum(len(text) for turn in history for text in turn)
-    if whole > MAX_QUESTION:
+    said = (preface, *chain.from_iterable(history), question)
+    if (whole := sum(map(len, said))) > MAX_QUESTION:
         raise ValueError(
             f"the question and what was said before it have {whole:,} characters, at most {MAX_QUESTION:,} are read: "
             "ask with fewer turns, or less text, before it"
         )
+    if half := re.search("[\ud800-\udfff]", "".join(said)):
+        raise ValueError(f"the text holds half a character, {shown(half[0])}, which cannot be written: type it again")
+    if not all(map(_visible, (question, *(asked for asked, _ in history)))):
+        raise ValueError("the question is empty: type what you want to know about the image")
+
+
+def _visible(text: str) -> bool:
+    """Whether there is anything to read: not only space, control and format characters, and lone accents."""
+    return any(unicodedata.category(letter)[0] in "LNPS" and letter not in BLANK for letter in text)

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection
 
+from .chat import Special
+
 # the checkpoint whose vision tower LLaVA-1.5 and 1.6 were built on: image size, patch size, width, layers
 CHECKPOINTS = {(336, 14, 1024, 24): "openai/clip-vit-large-patch14-336"}
 
@@ -17,6 +19,7 @@ class ClipText:
 
     def __init__(self, place: str, tower):
         self.place, self.tower, self.parts = place, tower, None
+        self.inert = str  # what a visitor says, its special tokens broken; as it is until the tokenizer is there
 
     @classmethod
     def beside(cls, folder: str, tower) -> "ClipText | None":
@@ -33,7 +36,7 @@ class ClipText:
         Raises ValueError where the text tower cannot be had.
         """
         model, tokenizer, projection = self._load()
-        pieces = [torch.tensor([ids]) for ids in self._pieces(tokenizer, text, model.text_model)]
+        pieces = [torch.tensor([ids]) for ids in self._pieces(tokenizer, self.inert(text), model.text_model)]
         ends = [model.text_model(ids.to(projection.device))[1] for ids in pieces]
         return torch.cat([model.text_projection(end) for end in ends]).float()
 
@@ -47,8 +50,8 @@ class ClipText:
     def last_words(self, text: str) -> Tensor:
         """The embedding [1, P] as Recoverable's released code takes it: at the last padded position, not the end."""
         model, tokenizer, projection = self._load()
-        length = model.text_model.config.max_position_embeddings
-        ids = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+        padded = {"padding": "max_length", "max_length": model.text_model.config.max_position_embeddings}
+        ids = tokenizer(self.inert(text), truncation=True, return_tensors="pt", **padded).input_ids
         return model.text_projection(model.text_model(ids.to(projection.device))[0][:, -1]).float()
 
     def last_relevance(self, words: Tensor, states: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ class ClipText:
                     f"the CLIP text tower {self.place} could not be read ({str(error).splitlines()[0]}): connect once "
                     "so that it can be fetched, or put it into a folder clip inside the model's folder"
                 ) from error
-            device = self.tower.post_layernorm.weight.device
+            self.inert, device = Special(tokenizer).inert, self.tower.post_layernorm.weight.device
             self.parts = model.to(device).eval(), tokenizer, projection.detach().float().to(device)
         return self.parts
 

@@ -3,7 +3,6 @@
 Whatever stops it is one ValueError with the next step. No remote code is ever run and no pickled file fetched.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
+from . import sound
 from .loading import Progress, Tell, gib
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -34,6 +34,7 @@ NEEDED = {  # what a model has beside its weights: any one file of each
     "image processor": ("preprocessor_config.json", "processor_config.json"),
 }
 BESIDE = (".json", ".jinja", ".model", ".txt")  # small files of a model; never .bin, .pt or .py
+LAID_OUT = "take a checkpoint laid out for transformers, such as those of llava-hf"
 PAUSE = 0.2  # seconds between two reports of one file
 RECONNECT = "connect once so that it can be fetched, or give a folder"
 Wanted = Callable[[list[str], str], list[str]]
@@ -51,19 +52,20 @@ def read_config(place: str, revision: str | None, tell: Tell) -> PreTrainedConfi
     else:
         with explained(place, revision):
             folder = Path(hf_hub_download(place, "config.json", revision=revision)).parent
-    try:
+    sound.settings(folder / "config.json", place)
+    with sound.told(f"config.json of {place}", LAID_OUT):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the model {place!r} could not be read: {str(error).splitlines()[0]}") from error
 
 
 def fetched(place: str, revision: str | None, tell: Tell) -> Path:
     """The folder of a model, every file there; what a cache does not hold yet is fetched."""
     if Path(place).is_dir():
         refuse_incomplete(files_of(Path(place)), place)
-        refuse_missing_shards(Path(place), place)
-        return Path(place)
-    return from_hub(place, revision, tell, of_model)
+    folder = Path(place) if Path(place).is_dir() else from_hub(place, revision, tell, of_model)
+    sound.refuse_settings(folder, place)
+    for name in [WEIGHTS] if (folder / WEIGHTS).is_file() else sound.refuse_shards(folder, INDEX, place):
+        sound.refuse_weights(folder / name, place)
+    return folder
 
 
 def from_hub(place: str, revision: str | None, tell: Tell, wanted: Wanted) -> Path:
@@ -98,7 +100,8 @@ def _cached(place: str, revision: str | None, wanted: Wanted) -> Path:
     folder = Path(first).parent
     try:
         wanted(files_of(folder), place)
-        refuse_missing_shards(folder, place)
+        if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
+            sound.refuse_shards(folder, INDEX, place)
     except ValueError as error:
         raise ValueError(f"{why} and the cache holds only part of {place} ({error}): {RECONNECT}") from error
     return folder
@@ -144,19 +147,6 @@ def refuse_incomplete(names: list[str], where: str) -> None:
                 f"{where} has no {what} ({' or '.join(either)}): save model and processor with save_pretrained into "
                 "one folder, or take a repository laid out for transformers, such as those of llava-hf"
             )
-
-
-def refuse_missing_shards(folder: Path, where: str) -> None:
-    """ValueError where the index of a folder names files that are not there."""
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        return
-    named = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [name for name in named if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{where} lacks {len(missing)} of the {len(named)} weight files that {INDEX} names: {', '.join(missing)}; "
-            "copy or download them again"
-        )
 
 
 def refuse_full_disk(place: str, needed: int) -> None:

@@ -1,6 +1,5 @@
 """LLaVA-1.5 as transformers lays it out: the only room that knows its attribute paths."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice
@@ -54,6 +53,8 @@ class Llava:
         self.heads = model.config.text_config.num_attention_heads  # query heads of a decoder layer
         self.single_turn = getattr(model.config, "single_turn", False)  # trained on one question a prompt, no history
         self.device, self.dtype = model.device, self.tower.embeddings.patch_embedding.weight.dtype
+        self.special = processor and chat.Special(processor.tokenizer)
+        self.frames: dict[tuple[int, bool], list[int]] = {}  # texts, whether one precedes the image -> special ids
         self.clip = ClipText.beside(folder, self.tower)
         self.pixels, self.eye = pixels, processor and make(pixels, processor.image_processor, name)
         if processor and not processor.chat_template:
@@ -86,17 +87,18 @@ class Llava:
         """A prompt without its image: token ids [T] with a run of so many placeholders, the question, and the text
         before the image. The one placeholder of the chat template is tokenised once and then repeated."""
         chat.refuse(question, history, preface)
-        *earlier, question = (self._inert(text) for text in (*chain.from_iterable(history), question))
-        text = self.processor.apply_chat_template(chat.messages([*earlier, question]), add_generation_prompt=True)
-        if preface:
-            image_token = self.processor.image_token
-            text = text.replace(image_token, f"{self._inert(preface)}\n{image_token}", 1)
-        ids = self._ids(text, add_special_tokens=True)
+        *earlier, question = map(self.special.inert, (*chain.from_iterable(history), question))
+        ids = self._spoken([*earlier, question], self.special.inert(preface))
         spots = (ids == self.model.config.image_token_id).nonzero().flatten().tolist()
         if len(spots) != 1:
             raise ValueError(
                 f"the prompt has {len(spots)} places for an image, not one: the chat template or the tokenizer of this "
                 "model is not its own"
+            )
+        if self.special.of(ids.tolist()) != self._frame(len(earlier) + 1, bool(preface)):
+            raise ValueError(
+                f"the text holds what {self.name} reads as a mark of its own: leave out "
+                f"{', '.join(self.processor.tokenizer.all_special_tokens)} and what looks like them"
             )
         before, image, behind = ids.tensor_split((spots[0], spots[0] + 1))
         asked = self._asked(
@@ -110,6 +112,20 @@ class Llava:
             lambda words, visual: self.clip.last_relevance(words, visual.layer(24).hidden),
         )
         return torch.cat([before, image.expand(places), behind]), asked, preamble
+
+    def _spoken(self, texts: list[str], preface: str) -> Tensor:
+        """Token ids [T] of question, answer, ..., question in the chat template, the image as one placeholder."""
+        text = self.processor.apply_chat_template(chat.messages(texts), add_generation_prompt=True)
+        if preface:
+            image = self.processor.image_token
+            text = text.replace(image, f"{preface}\n{image}", 1)
+        return self._ids(text, add_special_tokens=True)
+
+    def _frame(self, texts: int, preface: bool) -> list[int]:
+        """The special ids that the chat template itself puts around so many texts."""
+        if (texts, preface) not in self.frames:
+            self.frames[texts, preface] = self.special.of(self._spoken(["a"] * texts, "a" * preface).tolist())
+        return self.frames[texts, preface]
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """Where the patches of an image of that width and height stand in the prompt."""
@@ -171,11 +187,6 @@ class Llava:
     def most_tiles(self) -> int:
         """Tiles an image may be cut into, beside the view of the whole of it."""
         return 0
-
-    def _inert(self, text: str) -> str:
-        """Special tokens in a visitor's text, broken by a zero-width space so that they stay text."""
-        special = "|".join(map(re.escape, sorted(self.processor.tokenizer.all_special_tokens, key=len, reverse=True)))
-        return re.sub(special, lambda found: found[0][0] + "\u200b" + found[0][1:], text)
 
     # ---- vision tower
 

@@ -5,6 +5,7 @@ from itertools import groupby
 
 import torch
 
+from ..given import number, shown
 from ..reducer import Reducer, param, register
 from ..tokens import Reduced
 
@@ -25,9 +26,7 @@ class Manual(Reducer):
 
     @classmethod
     def at(cls, budget):
-        if budget < 1:
-            raise ValueError(f"Manual.at takes a budget of at least 1, got {budget}")
-        return cls(patches=f"0-{budget - 1}")
+        return cls(patches=f"0-{number('Manual.at', budget, 1, 576, whole=True) - 1}")
 
     def reduce(self, visual):
         n, first = len(visual.features), visual.first
@@ -55,7 +54,7 @@ class Manual(Reducer):
         text = _tidy(value) if isinstance(value, str) else _as_text(value)
         if text is None:
             wanted = "indices and ranges such as 0-23, 40, or a mask"
-            raise ValueError(f"{type(self).__name__}.{parameter.name} must be {wanted}, got {value!r}")
+            raise ValueError(f"{type(self).__name__}.{parameter.name} must be {wanted}, got {shown(value)}")
         return text
 
 
@@ -76,10 +75,13 @@ def _as_text(value) -> str | None:
     """Indices or a mask as text of ranges; None for anything else."""
     if not isinstance(value, Iterable):
         return None
-    items = list(_flat(value))
+    try:
+        items = list(_flat(value))
+    except RecursionError:
+        return None
     if items and all(isinstance(item, bool) for item in items):
         items = [i for i, kept in enumerate(items) if kept] or [-1]  # a mask that keeps nothing is a mistake
-    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
+    if not all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 10**6 for item in items):
         return None
     runs = [list(run) for _, run in groupby(enumerate(sorted(set(items))), lambda pair: pair[1] - pair[0])]
     return ",".join(f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else f"{run[0][1]}" for run in runs)
