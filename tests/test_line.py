@@ -100,11 +100,11 @@ def test_a_full_line_tells_position_and_wait():
     line = Line(2)
 
     async def stand():
-        turns = [line.join("run", 30) for _ in range(3)]
+        turns = [line.join("run", 40) for _ in range(3)]
         with pytest.raises(Busy, match=r"number 3 in it, with at most 2 min"):
-            line.join("run", 30)
+            line.join("run", 40)
         line.leave(turns[1])
-        turns.append(line.join("run", 30))
+        turns.append(line.join("run", 40))
         return turns
 
     turns = asyncio.run(stand())
