@@ -11,8 +11,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
+from os.path import isfile
 from pathlib import Path
 
+from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from PIL import Image
 
 from longtail import OutOfMemory, open_image
@@ -174,11 +176,13 @@ def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], ob
 
 
 def opened(upload: dict | None) -> Image.Image:
-    """The picture that was uploaded. Raises ValueError with a sentence where there is none or it cannot be used."""
+    """The picture that was uploaded, or an example's. Raises ValueError with a sentence where there is none or it
+    cannot be used; any other file, which an event posted by hand may name, is told as one that is not there."""
     path = upload and upload.get("path")
     if not path:
         raise ValueError("there is no image yet: drop one in, paste one, or pick an example scene")
-    if not Path(path).is_file():
+    ours = "\0" not in path and (is_in_or_equal(path, get_upload_folder()) or is_static_file(Path(path)))
+    if not ours or not isfile(path):
         raise ValueError("the image is no longer on this server, which deletes uploads after an hour: drop it in again")
     return open_image(path)
 
