@@ -20,7 +20,8 @@ from longtail.export import Comparison, device_name, measure, medians
 from longtail.export import compared as differing
 from longtail.reducer import REDUCERS, Reducer, make, parse
 
-from . import numbers, run, space
+from . import fetch, numbers, run, space
+from .fetch import NO_FILE
 from .host import Host, longest
 from .line import Place, Turn
 from .words import I18N, english
@@ -28,10 +29,6 @@ from .words import I18N, english
 OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 MOST_METHODS, MOST_ROUNDS = 8, 20
 PATIENCE = 10  # a comparison may take as many times the limit of an answer
-NO_FILE = (
-    "The image cannot be used: give a file of yours, from Python by gradio_client's handle_file(path), "
-    "or a public http(s) address."
-)
 log = logging.getLogger(__name__)
 
 
@@ -52,9 +49,12 @@ class Blocks(gr.Blocks):
         async with self.rendering:  # Gradio walks through a visitor's components while another render adds to them
             return await super().call_function(block_fn, *inputs, **options)
 
-    async def preprocess_data(self, block_fn, *inputs, **options):
+    async def preprocess_data(self, block_fn, inputs, *more, **options):
         try:
-            return await super().preprocess_data(block_fn, *inputs, **options)
+            inputs = await fetch.brought(inputs)  # Gradio's own fetch has no end, and is never reached with an address
+            return await super().preprocess_data(block_fn, inputs, *more, **options)
+        except fetch.NoFile as error:
+            raise gr.Error(str(error), print_exception=False) from None
         except Exception as error:
             if block_fn.api_visibility != "public":
                 raise
