@@ -1,6 +1,7 @@
 """The one decoder: what it accepts comes out upright RGB, what it refuses it refuses in a sentence."""
 
 import io
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -221,6 +222,7 @@ def test_larger_pictures_are_decoded_one_after_another(monkeypatch):
     def watched(image):
         inside.append(image)
         most.append(len(inside))
+        time.sleep(0.01)  # for another to come in, where it could
         try:
             return planes(image)
         finally:
