@@ -25,13 +25,11 @@ TURNS = {2: Flip.FLIP_LEFT_RIGHT, 3: Flip.ROTATE_180, 4: Flip.FLIP_TOP_BOTTOM, 5
 TURNS |= {6: Flip.ROTATE_270, 7: Flip.TRANSVERSE, 8: Flip.ROTATE_90}
 SIDEWAYS = (5, 6, 7, 8)  # width and height change places
 BAND = 64  # rows made RGB at a time
-SMALL = 1_000_000  # pixels; larger pictures are decoded one after another, in a thread of their own for all of them:
-DESK = ThreadPoolExecutor(
-    1, "decoding"
-)  # memory is the process's, so the turn for it is, too; malloc keeps some a thread
-Image.core.set_block_size(
-    2**28
-)  # and, of Pillow's usual blocks, up to 230 MB in each that decoded; larger it gives back
+SMALL = 1_000_000  # pixels
+# Larger pictures are decoded one after another, in one thread for all: memory is the process's, so the turn for it is,
+# too, and malloc keeps some of what was freed for each thread that decodes: with Pillow's usual blocks up to 230 MB.
+DESK = ThreadPoolExecutor(1, "decoding")
+Image.core.set_block_size(2**28)  # larger than what malloc keeps
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our cap is lower, and refuses
 LIMITS = f"at most {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side"
 
