@@ -97,6 +97,7 @@ def answer(arguments):
     """`answer`: words to stdout, or the whole record; with follow-ups, one after another, or a list of records."""
     names = {field.name for field in make(arguments.method).parameters()}
     reducer = make(arguments.method, **{name: value for name, value in vars(arguments).items() if name in names})
+    open_image(arguments.image)  # refused before a model is loaded
     llava, questions = _load(arguments), (arguments.question, *arguments.then)
     image = llava.open(arguments.image)
     records = [said.record() for said in in_a_row(llava, image, questions, reducer, **_options(arguments))]
@@ -148,7 +149,9 @@ def preview(arguments):
     """`compare --preview`: words and counts of all methods, decoded together, or why one cannot run; and no times."""
     if arguments.then or arguments.out or arguments.repeat != 1:
         raise ValueError("--preview asks one question once and times nothing: leave out --then, --out and --repeat")
-    reducers, llava = _reducers(arguments.methods, arguments.budget, arguments.set), _load(arguments)
+    reducers = _reducers(arguments.methods, arguments.budget, arguments.set)
+    open_image(arguments.image)  # refused before a model is loaded
+    llava = _load(arguments)
     asked = arguments.image, arguments.question, reducers
     said = deque(batch.preview(llava, *asked, **_options(arguments)), maxlen=1)[0]
     if arguments.json:

@@ -87,17 +87,16 @@ def _segment(data: bytes, at: int) -> Part | None:
 
 def _webp(data: bytes) -> Bare:
     """WEBP (RFC 9649): chunks of kind, length and body. Of an animation the first frame."""
-    kept, turn = [], 1
+    kept, turn, framed = [], 1, False
     for kind, start, end in _walk(data, 12, _riff):
         if kind == b"VP8X":
             flags = data[start + 8 : start + 9]
             kept.append(data[start : start + 8] + bytes(flag & 0x12 for flag in flags) + data[start + 9 : end])
-        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
+        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM") or (kind == b"ANMF" and not framed):
             kept.append(data[start:end])
+            framed = framed or kind == b"ANMF"
         elif kind == b"EXIF":
             turn = orientation(data[start + 8 : end])
-        if kind == b"ANMF":
-            break
     body = b"WEBP" + b"".join(kept)
     return Bare(b"RIFF" + struct.pack("<I", len(body)) + body, "WEBP", turn)
 

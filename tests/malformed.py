@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -448,7 +449,7 @@ def depths(rng) -> Iterator[Malformed]:
         yield Malformed(
             "depth",
             name,
-            PICTURE,
+            REFUSAL if progressive else PICTURE,
             lambda p=progressive: encoded(Image.new("CMYK", large, (9, 99, 199, 20)), "JPEG", progressive=p),
             heavy=True,
         )
@@ -456,7 +457,7 @@ def depths(rng) -> Iterator[Malformed]:
         yield Malformed(
             "depth",
             name,
-            PICTURE,
+            REFUSAL if progressive else PICTURE,
             lambda p=progressive: encoded(Image.new("RGB", large, "red"), "JPEG", progressive=p, subsampling=0),
             heavy=True,
         )
@@ -662,7 +663,7 @@ def burdened() -> Iterator[Malformed]:
         yield Malformed(
             "metadata",
             f"comments-{size}.gif",
-            PICTURE,
+            EITHER,
             lambda n=size: few[:25] + b"!\xfe\x01c\0" * (n // 5) + few[25:],
             heavy,
         )
@@ -706,7 +707,7 @@ def burdened() -> Iterator[Malformed]:
         yield Malformed(
             "frames",
             f"{'many' if heavy else count}.webp",
-            PICTURE,
+            EITHER if heavy else PICTURE,
             lambda n=count: riff(*animated, *[(b"ANMF", frame)] * n),
             heavy,
         )
@@ -863,3 +864,10 @@ def places(folder: Path) -> dict[str, str]:
         "address": "http://169.254.169.254/latest/meta-data",
         "file-address": f"file://{good}",
     }
+
+
+if (
+    __name__ == "__main__"
+):  # every one of them into a folder, under its number: what they take to make is not the reader's
+    for n, file in enumerate(files(heavy=True)):
+        (Path(sys.argv[1]) / str(n)).write_bytes(file.make())

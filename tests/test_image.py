@@ -1,13 +1,18 @@
 """The one decoder: what it accepts comes out upright RGB, what it refuses it refuses in a sentence."""
 
 import io
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from malformed import many_scans, rle_bmp
+from PIL import Image, ImageOps
 
 from longtail import BadImage, open_image
+from longtail import image as image_module
+from longtail.bare import MOST_SCANS, bare
 
 
 def encoded(image, format="PNG", **options):
@@ -128,3 +133,110 @@ def test_what_was_decoded_outlives_its_file(picture, tmp_path):
     image = open_image(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").unlink()
     assert image.copy().resize((5, 5)).getpixel((2, 2)) and image.tobytes() == open_image(image).tobytes()
+
+
+# ---- what is beside the picture
+
+
+def bands(mode):
+    """Noise of a mode, higher than the bands it is made RGB in."""
+    noise = np.random.default_rng(5).integers(0, 256, (150, 33, 4), dtype=np.uint8)
+    return Image.fromarray(noise).convert("RGB").quantize(64) if mode == "P" else Image.fromarray(noise).convert(mode)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize(
+    "mode, format", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "WEBP")]
+)
+def test_made_in_bands_it_is_what_pillow_makes_whole(mode, format, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(bands(mode), format, exif=exif)
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if whole.has_transparency_data:
+        whole = whole.convert("RGBA")
+        whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    assert np.array_equal(np.asarray(open_image(data)), np.asarray(whole.convert("RGB")))
+
+
+@pytest.mark.parametrize("size", [(1, 101), (101, 1), (12_000, 119), (3, 400)])
+def test_a_strip_is_refused(size):
+    with pytest.raises(BadImage, match="too thin a strip: at most 100 times as long as wide, crop it first"):
+        open_image(encoded(Image.new("RGB", size)))
+    assert open_image(encoded(Image.new("RGB", (2, 200)))).size == (2, 200)
+
+
+@pytest.mark.parametrize(
+    "kind, format, options",
+    [("WEBP", "WEBP", {}), ("progressive JPEG", "JPEG", {"progressive": True})],
+)
+def test_what_takes_more_memory_may_have_fewer_pixels(monkeypatch, kind, format, options):
+    data = encoded(Image.new("RGB", (1_200, 1_000)), format, **options)
+    assert open_image(data).size == (1_200, 1_000)
+    monkeypatch.setitem(image_module.FEWER, kind, 1_000_000)
+    with pytest.raises(BadImage, match=f"too large for a {kind}: at most 1 megapixels"):
+        open_image(data)
+    assert open_image(encoded(Image.new("RGB", (1_200, 1_000)), "JPEG")).size == (1_200, 1_000)
+
+
+def test_a_run_length_bitmap_may_have_fewer_pixels():
+    data = rle_bmp(1_500, 1_400, b"\xff\x05" * 5 + b"\xe1\x05\0\0")
+    with pytest.raises(BadImage, match="too large for a run-length BMP: at most 2 megapixels"):
+        open_image(data)
+    assert open_image(rle_bmp(300, 200, b"\xff\x05\x2d\x05\0\0")).size == (300, 200)
+
+
+def test_a_jpeg_may_have_so_many_scans():
+    assert open_image(many_scans(64, 48, MOST_SCANS - 9)).size == (64, 48)
+    with pytest.raises(BadImage, match=f"has {MOST_SCANS + 1} scans, more than the {MOST_SCANS} that are read"):
+        open_image(many_scans(64, 48, MOST_SCANS - 8))
+
+
+def test_nothing_beside_the_picture_reaches_the_decoder(picture):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 3, "secret words"
+    beside = {"exif": exif, "icc_profile": b"secret profile", "comment": b"secret comment"}
+    for format in ("PNG", "JPEG", "WEBP", "GIF"):
+        frames = {"save_all": True, "append_images": [Image.new("RGB", picture.size, "red")]}
+        data = encoded(picture, format, **beside, **({} if format == "JPEG" else frames))
+        stripped = bare(data)
+        assert b"secret" in data and b"secret" not in stripped.data, format
+        assert stripped.kind == format and stripped.turn == (1 if format == "GIF" else 3)
+        assert bare(stripped.data).data == stripped.data, format
+        assert format == "GIF" or getattr(Image.open(io.BytesIO(stripped.data)), "n_frames", 1) == 1
+
+
+def test_a_name_is_said_in_one_line_that_can_be_printed(tmp_path):
+    for name in ("a\x1b[2Jb\n.png", "photo\u202egnp.exe", "a\udcff.png", "x" * 250 + ".png"):
+        (tmp_path / name).write_bytes(b"no picture")
+        with pytest.raises(BadImage) as refusal:
+            open_image(tmp_path / name)
+        assert str(refusal.value).isprintable() and len(str(refusal.value)) < 200
+
+
+def test_larger_pictures_are_decoded_one_after_another(monkeypatch):
+    """However many come at once: while one is, no other is."""
+    monkeypatch.setattr(image_module, "SMALL", 100)
+    inside, most, planes = [], [], image_module._planes
+
+    def watched(image):
+        inside.append(image)
+        most.append(len(inside))
+        time.sleep(0.01)  # for another to come in, where it could
+        try:
+            return planes(image)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(image_module, "_planes", watched)
+    data = encoded(Image.new("RGBA", (400, 300)))
+    with ThreadPoolExecutor(8) as crowd:
+        sizes = list(crowd.map(lambda _: open_image(data).size, range(24)))
+    assert sizes == [(400, 300)] * 24 and most == [1] * 24
+
+
+def test_a_file_has_so_many_bytes(monkeypatch, tmp_path):
+    monkeypatch.setattr(image_module, "MAX_BYTES", 1_000)
+    (tmp_path / "a.bmp").write_bytes(encoded(Image.new("RGB", (40, 30)), "BMP"))
+    with pytest.raises(BadImage, match=r"a\.bmp is too large a file"):
+        open_image(tmp_path / "a.bmp")
