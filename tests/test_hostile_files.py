@@ -142,7 +142,7 @@ def test_sizes_made_by_arithmetic_are_refused(good, change, words):
 
 def test_an_html_report_without_end_is_read_once():
     """A pattern that is tried at every beginning would read it seven hundred thousand times."""
-    with pytest.raises(ValueError, match="this is no report"):
+    with pytest.raises(ValueError, match=r"this is no report"):
         report.read(report.DATA * (report.LONGEST // len(report.DATA)))
 
 
@@ -161,20 +161,17 @@ def test_script_in_every_text_is_text(good):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["nan", "1e999", "-1", "9" * 500, "\ud800", "x", "", "<script>", "\u0663\u202e", "1" * 7000]
+    "wrong", ["nan", "1e999", "-1", "x", "", "<script>", "\u202e", "\ud800", "1" * 7000], ids=lambda it: ascii(it)[:9]
 )
 def test_every_field_of_a_link_refuses_what_it_is_not(wrong):
-    for name in (*link.FIELDS, "m", "tab", "example", "recorded"):
-        if name in ("values", "methods"):
-            continue  # text, read by the sweep; a list that may be empty
-        try:
-            assert name in ("budget", "new", "seed", "temperature") and link.linked([(name, wrong)], [])
-        except ValueError as refusal:
-            assert len(str(refusal)) < 700 and str(refusal).encode(), name
+    for name in {*link.FIELDS, "m", "tab", "example", "recorded"} - {"values", "methods"}:  # a text, and a list
+        with pytest.raises(ValueError, match=r"must be|there is no method") as refusal:
+            link.linked([(name, wrong)], [])
+        assert len(str(refusal.value)) < 700 and str(refusal.value).encode(), name
 
 
 def test_a_vast_link_is_not_read():
-    with pytest.raises(ValueError, match="at most 8,000 are read"):
+    with pytest.raises(ValueError, match="at most 8,000 characters are read"):
         link.linked([("m", "Full")] * 4000, [])
 
 
