@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from longtail import REDUCERS, Reducer, make
+from longtail.given import shown
 from longtail.reducer import Parameter
 
 Settings = dict[str, dict[str, Any]]
@@ -31,9 +32,11 @@ LIMIT = """(...values) => {{ const limits = {limits}[JSON.stringify(values.slice
 
 def chosen(name: str, settings: Settings | None) -> Reducer:
     """The reducer that a column's settings describe. Raises ValueError with a sentence where they cannot."""
-    values = (settings or {}).get(name) or {}
+    if not isinstance(settings, dict | None):
+        raise ValueError(f"the settings of a column must be given by method, got {shown(settings)}")
+    values = (settings or {}).get(name) or {} if isinstance(name, str) else {}
     if not isinstance(values, dict):
-        raise ValueError(f"the parameters of {name} must be given by name, got {values!r}")
+        raise ValueError(f"the parameters of {name} must be given by name, got {shown(values)}")
     return make(name, **values)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from longtail import REDUCERS, cost
+from longtail.given import shown
 
 from .arithmetic import BITS
 from .chart import script
@@ -65,13 +66,13 @@ def _number(low: float, high: float, whole: bool, name: str, text: str) -> float
     except ValueError:
         value = math.nan
     if not low <= value <= high or (whole and value != int(value)):
-        raise ValueError(f"{name} must be a number between {low} and {high}, got {text!r}")
+        raise ValueError(f"{name} must be a number between {low} and {high}, got {shown(text)}")
     return int(value) if whole else value
 
 
 def _one_of(known: Collection[str], name: str, text: str) -> str:
     if text not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known) or 'none'}, got {text!r}")
+        raise ValueError(f"{name} must be one of {', '.join(known) or 'none'}, got {shown(text)}")
     return text
 
 
