@@ -1,0 +1,57 @@
+"""Memory that runs out where it is told to: what an allocator raises, at any moment of an answer."""
+
+from contextlib import contextmanager
+
+import torch
+
+from longtail.reducers.longtail import LongTail
+
+BALLAST = 64 * 2**20  # bytes that the failing step holds: whoever keeps its frame keeps them
+ERRORS = {  # as torch and Python raise them
+    "cuda": lambda: torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.12 GiB is "
+        "free. Process 1234 has 14.65 GiB memory in use."
+    ),
+    "cpu": lambda: RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 34359738368 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "python": lambda: MemoryError(),
+}
+PLACES = ("tower", "method", "prefill", "decode")
+
+
+@contextmanager
+def no_memory(llava, place: str, error: str):
+    """While it lasts, every answer fails with that error at that place; yields a list of the failures, one each."""
+    failed = []
+
+    def fail():
+        failed.append(place)
+        ballast = torch.ones(BALLAST // 4)
+        raise ERRORS[error]() from None if ballast.numel() else None
+
+    if place == "method":
+        held, kept = LongTail, {"reduce": LongTail.reduce}
+    else:
+        names = {"tower": ("encode",), "prefill": ("decode_layer",), "decode": ("decode_layer", "decode_together")}[
+            place
+        ]
+        held, kept = llava, {name: getattr(llava, name) for name in names}
+
+    def failing(original):
+        def step(*asked, **options):
+            rows = len(asked[1]) if place in ("prefill", "decode") else 0
+            if (place == "prefill" and rows < 8) or (place == "decode" and rows >= 8):
+                return original(*asked, **options)
+            return fail()
+
+        return step
+
+    for name, original in kept.items():
+        setattr(held, name, failing(original))
+    try:
+        yield failed
+    finally:
+        for name, original in kept.items():
+            setattr(held, name, original)

@@ -1,0 +1,107 @@
+"""The page served in this process as app.py serves it, with a door that counts who is in the model."""
+
+import io
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+import app  # noqa: F401 (sets the environment that the page is served in, before Gradio reads it)
+
+# isort: split
+from PIL import Image, ImageDraw
+from visitor import Site, Visitor
+from watch import Door
+
+import longtail
+from demo import look, page
+from longtail import REDUCERS
+
+
+@dataclass
+class Stand:
+    """The page as it is served here, and what watches it."""
+
+    llava: object
+    site: Site
+    blocks: object
+    door: Door
+
+    @property
+    def line(self):
+        """The line for the model, once there is one."""
+        return getattr(getattr(self.blocks, "host", None), "line", None)
+
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return self.line.waiting if self.line else len(self.blocks._queue)
+
+    def visitor(self) -> Visitor:
+        """A tab that was opened just now."""
+        return Visitor(self.site)
+
+
+@contextmanager
+def stand(llava, queue: int = 24, **options) -> Iterator[Stand]:
+    """Serve the page in this process, as app.py does."""
+    with Door(llava) as door:
+        blocks = page.build(llava, **options)
+        blocks.queue(max_size=queue, default_concurrency_limit=8, status_update_rate=1)
+        _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
+        try:
+            yield Stand(llava, Site(url), blocks, door)
+        finally:
+            blocks.close()
+
+
+@contextmanager
+def slow(llava, seconds: float):
+    """Every layer of the language model takes so much longer: what a larger model is like."""
+    quick = {name: getattr(llava, name) for name in ("decode_layer", "decode_together")}
+    for name, layer in quick.items():
+        setattr(llava, name, lambda *asked, layer=layer, **options: time.sleep(seconds) or layer(*asked, **options))
+    try:
+        yield
+    finally:
+        for name, layer in quick.items():
+            setattr(llava, name, layer)
+
+
+@contextmanager
+def talkative(llava):
+    """The model never ends its answer itself."""
+    ends, llava.ends = llava.ends, frozenset()
+    try:
+        yield
+    finally:
+        llava.ends = ends
+
+
+def picture(seed: int) -> bytes:
+    """A scene like no other."""
+    draw, scene = random.Random(seed), Image.new("RGB", (224, 168), "grey")
+    pen = ImageDraw.Draw(scene)
+    for _ in range(6):
+        x, y, size = draw.randrange(190), draw.randrange(140), draw.randrange(16, 60)
+        colour = tuple(draw.randrange(256) for _ in range(3))
+        draw.choice((pen.ellipse, pen.rectangle))((x, y, x + size, y + size), fill=colour)
+    scene.save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def able(llava) -> list[str]:
+    """Every method of the registry that this model can answer with; it is said why another cannot."""
+    names, image = [], picture(0)
+    for name in REDUCERS:
+        try:
+            longtail.answer(llava, image, "What is it?", longtail.make(name), max_new_tokens=1)
+        except ValueError as reason:
+            print(f"  {name} cannot run on {llava.name}: {reason}")
+        else:
+            names.append(name)
+    return names
