@@ -47,8 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         load = partial(loaded, flags)
         name, llava, note = space.start(flags.model, load, miniature)
         names = tuple(dict.fromkeys([name, *flags.models]))
-        page = build(llava, flags.time_limit, models=names, load=load, note=note, recorded=flags.recorded)
-        page.queue(max_size=flags.queue, default_concurrency_limit=8, status_update_rate=1)
+        built = {"models": names, "load": load, "note": note, "recorded": flags.recorded, "waiting": flags.queue}
+        page = build(llava, flags.time_limit, **built)
+        page.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)  # ours is the line that is bounded
         place = {"server_name": flags.host, "server_port": flags.port, "root_path": flags.root_path}
         page.launch(**place, auth=flags.auth_file, mcp_server=flags.mcp, **look.launching(share=flags.share))
     except ValueError as error:
@@ -86,7 +87,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("root-path", None, "where a proxy serves the page: /longtail, or the whole address", type=sub_path)
     flag("auth-file", None, "a file of user:password lines: a login is needed", type=users)
     flag("queue", "24", "visitors that may wait, further ones are asked to come back", type=between(1, 1000))
-    flag("time-limit", "60", "seconds of work an answer may take", type=between(1, 3600))
+    flag("time-limit", "60", "seconds an answer may take", type=between(1, 3600))
     flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)
     flag("mcp", "off", "on: the API's endpoints are MCP tools too", nargs="?", const="on", type=switch)
     flags = parser.parse_args(arguments)

@@ -6,9 +6,9 @@ They stand in the page's own line for the model, keep its limits, and refuse in 
 import asyncio
 import dataclasses
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from functools import cached_property
 from html import escape
 
@@ -22,10 +22,10 @@ from longtail.reducer import REDUCERS, Reducer, make, parse
 
 from . import numbers, run, space
 from .host import Host, longest
+from .line import Place, Turn
 from .words import I18N, english
 
-LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # the page's
-BEAT = 0.5  # seconds after which a caller who left is noticed
+OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 MOST_METHODS, MOST_ROUNDS = 8, 20
 PATIENCE = 10  # a comparison may take as many times the limit of an answer
 NO_FILE = (
@@ -63,7 +63,7 @@ class Blocks(gr.Blocks):
 
 
 def endpoints(host: Host, time_limit: float):
-    """Add the endpoints to the Blocks around; an answer may take `time_limit` seconds of work."""
+    """Add the endpoints to the Blocks around; an answer may take `time_limit` seconds."""
 
     def methods() -> list[dict]:
         """Every pruning method: its name, what it does, its paper, the moments it acts at, and its parameters."""
@@ -97,9 +97,9 @@ def endpoints(host: Host, time_limit: float):
             options = _options(llava, max_new_tokens, temperature, seed)
             asked = _image(image), _text(question, "question"), _reducer(method, params)
             allowed = space.seconds(1, options["max_new_tokens"])
-            return only(host.run(answered, allowed, stop, *asked, options | {"time_limit": time_limit}))
+            yield from host.run(answered, allowed, stop, *asked, options | {"time_limit": time_limit})
 
-        async for result in attended(work):
+        async for result in attended(host.job("answer", time_limit, records), work):
             yield result
 
     async def preview(
@@ -132,9 +132,9 @@ def endpoints(host: Host, time_limit: float):
             watch = Watch(stop, PATIENCE * time_limit)
             allowed = space.seconds(len(asked[2]), options["max_new_tokens"])
             options |= {"time_limit": time_limit * len(asked[2])}
-            return only(host.run(previewed, allowed, watch, *asked, options))
+            yield from host.run(previewed, allowed, watch, *asked, options)
 
-        async for result in attended(work):
+        async for result in attended(host.job("api_preview", time_limit, records), work):
             yield result
 
     async def compare(
@@ -170,44 +170,30 @@ def endpoints(host: Host, time_limit: float):
             watch = Watch(stop, PATIENCE * time_limit)
             allowed = space.seconds(1 + rounds * len(asked[2]), options["max_new_tokens"])
             options |= {"repeat": rounds, "time_limit": time_limit}
-            return only(host.run(compared, allowed, watch, *asked, options))
+            yield from host.run(compared, allowed, watch, *asked, options)
 
-        async for result in attended(work):
+        async for result in attended(host.job("compare", time_limit, records), work):
             yield result
 
     gr.api(methods, queue=False)
-    gr.api(answer, **LANE)
-    gr.api(preview, **LANE)
-    gr.api(compare, **LANE)
+    gr.api(answer, **OPEN)
+    gr.api(preview, **OPEN)
+    gr.api(compare, **OPEN)
 
 
 # ---- running
 
 
-async def attended(work: Callable[[threading.Event], dict]):
-    """Yields what `work(stop)` returns, made by a worker that has the model alone; until then {} at every beat.
-
-    At a beat Gradio finds out that the caller has left or cancelled, and closes this generator: that stops the work.
-    Raises gr.Error with the sentence of what went wrong.
-    """
-    stop = threading.Event()
-
-    def alone():
-        with run.LANE:
-            return work(stop)
-
-    working = asyncio.ensure_future(asyncio.to_thread(alone))
-    working.add_done_callback(asyncio.Future.exception)  # read here: the caller may be gone
+async def attended(job: run.Job, work: Callable[[Turn], Iterator[dict]]) -> AsyncIterator[dict]:
+    """Yields the record that `work(stop)` yields, made by a worker that has the model alone; before it {} at every
+    beat, and to one who waits its place in the line. Raises gr.Error with the sentence of what went wrong."""
     try:
-        while not (await asyncio.wait([working], timeout=BEAT))[0]:
-            yield {}
-        yield working.result()
-    except Exception as error:
-        sentence = run.trouble(error)[run.TROUBLE]
-        raise gr.Error(escape(sentence, quote=False), print_exception=False) from None
-    finally:
-        stop.set()
-        await asyncio.shield(asyncio.wait([working], timeout=5))
+        async with aclosing(run.attended(job, work)) as told:
+            async for item in told:
+                waits = isinstance(item, Place)
+                yield {"waiting": item.ahead, "wait": item.wait} if waits else item or {}
+    except run.Refused as refused:
+        raise gr.Error(escape(str(refused), quote=False), print_exception=False) from None
 
 
 def answered(llava, image, question: str, reducer: Reducer, options: dict, stop) -> Iterator[dict]:
@@ -233,27 +219,23 @@ def compared(llava, image, question: str, reducers: list[Reducer], options: dict
     yield measure(llava, image, question, reducers, stop=stop, **options).record()
 
 
-def only(records: Iterator[dict]) -> dict:
-    """The one record; an empty one where the caller left before it was there."""
-    return [{}, *records][-1]
-
-
-class Left(Exception):
-    """The caller is gone: nobody reads a comparison."""
+def records(record: dict) -> list[dict]:
+    """The answers' records in what an endpoint gives."""
+    return record.get("answers", [record])
 
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
     """What the engine asks between layers and tokens; it ends a comparison, not one of its answers, by raising."""
 
-    stop: threading.Event
+    stop: Turn
     seconds: float
     start: float = dataclasses.field(default_factory=time.monotonic)
 
     def is_set(self) -> bool:
-        """False. Raises Left where the caller is gone, ValueError where the comparison takes too long."""
+        """False. Raises run.Left where the caller is gone, ValueError where the comparison takes too long."""
         if self.stop.is_set():
-            raise Left
+            raise run.Left
         if time.monotonic() - self.start > self.seconds:
             raise ValueError(
                 f"the comparison took longer than {self.seconds:g} seconds: ask for fewer methods, rounds or new tokens"

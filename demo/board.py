@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from longtail import REDUCERS, Answer, Reducer, generate, make
+from longtail import REDUCERS, Answer, OutOfMemory, Reducer, generate, make
 from longtail.export import Comparison, compared, device_name, medians
 from longtail.versus import differences
 
@@ -50,7 +50,12 @@ class Result:
 
     comparison: Comparison
     columns: tuple[int, ...]  # where each record stands
-    answers: dict[int, Answer] = field(default_factory=dict)  # none where it was replayed
+    answers: dict[int, Answer] = field(default_factory=dict)  # with all that was seen; the host empties it in time
+    replayed: bool = False
+
+    def record(self, column: int) -> dict | None:
+        """What stands in a column."""
+        return self.comparison.records[self.columns.index(column)] if column in self.columns else None
 
     def __deepcopy__(self, memo):
         return self  # nothing in it changes; Gradio copies what it keeps of a visitor
@@ -96,7 +101,8 @@ def rounds(llava, image, question: str, columns: dict, repeat: int, before: dict
     """The runs of a comparison, as `Step`s: in each round every column once, in shuffled order.
 
     `before` holds, for columns that follow up, the turns and what was seen (`Answer.seen`); `options` are `generate`'s.
-    What one method raises as ValueError is its refusal; what no method could answer is raised before the first step.
+    What one method refuses, or where memory runs out in it, is its refusal; what no method could answer is raised
+    before the first step.
     """
     with torch.inference_mode():
         llava.prompt(image, question)
@@ -113,7 +119,7 @@ def rounds(llava, image, question: str, columns: dict, repeat: int, before: dict
                 with closing(generate(llava, image, question, columns[column], **follow, **options)) as answers:
                     for answer in answers:
                         yield (step := replace(step, answer=answer))
-            except ValueError as error:  # this method's own: the others still answer
+            except (ValueError, OutOfMemory) as error:  # this method's own: the others still answer
                 refused.add(column)
                 yield replace(step, refusal=str(error))
             if step.stopped:
@@ -145,7 +151,7 @@ class Board:
         """What `rounds` is asked, as plain values."""
         asked = self.asked
         befores = {column: self._before(column) for column in asked.columns}
-        before = {column: (answer.turns, answer.seen) for column, answer in befores.items() if answer}
+        before = {column: turns for column, turns in befores.items() if turns}
         options = {name: getattr(asked, name) for name in ("max_new_tokens", "temperature", "seed", "time_limit")}
         return asked.image, asked.question, asked.columns, asked.repeat, before, options
 
@@ -214,10 +220,15 @@ class Board:
         compared(list(records.values()), [self.answers[column].first_logits for column in records])
         return records
 
-    def _before(self, column: int) -> Answer | None:
-        """What this column's method answered last, where this is a follow-up."""
-        before = self.asked.after and self.asked.after.answers.get(column)
-        return before if before and before.method == type(self.asked.columns[column]).__name__ else None
+    def _before(self, column: int) -> tuple | None:
+        """What this column's method was asked and answered before, and what was seen of the image where that is still
+        kept; None where this is no follow-up."""
+        after = self.asked.after
+        record = after and after.record(column)
+        if not record or record["method"] != type(self.asked.columns[column]).__name__:
+            return None
+        answer = after.answers.get(column)
+        return (*map(tuple, record["history"]), (record["question"], record["answer"])), answer and answer.seen
 
     def _standing(self) -> Parts:
         records = self.records()
@@ -226,7 +237,7 @@ class Board:
         )
         stamp = f"{english(conditions)}; {device_name(self.llava.device)}"
         comparison = Comparison(list(records.values()), stamp, self.crop, self.llava.grid)
-        result = Result(comparison, tuple(records), dict(self.answers))
+        result = Result(comparison, tuple(records), self.answers)
         memory = numbers.size(max(record["memory"] for record in records.values()))
         status = prose.status(self.llava, memory)
         return standing(result, self.asked.sheet) | {CONDITIONS: conditions, STATUS: status}
@@ -265,11 +276,14 @@ def words(column: int, record: dict, reference: dict | None) -> Parts:
 
 def readings(record: dict) -> str:
     """How the settings of a record's method count on its curve; nothing where the method does not explain itself."""
-    curve = record["curve"]
-    if not curve or record["method"] not in REDUCERS:
+    if not record["curve"] or record["method"] not in REDUCERS:
         return ""
-    reducer = make(record["method"], **record["params"])
-    return prose.readings(reducer.explain(np.array(curve["similarity"]), curve["knee"]))
+    return prose.readings(make(record["method"], **record["params"]).explain(*curve(record)))
+
+
+def curve(record: dict) -> tuple[np.ndarray, int]:
+    """The descending similarities of a record, and the knee."""
+    return np.array(record["curve"]["similarity"]), record["curve"]["knee"]
 
 
 def blank(column: int, views: list[dict] | None) -> Parts:

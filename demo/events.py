@@ -1,5 +1,6 @@
 """What the events do: the page and its values in, Gradio updates out. A run itself is `board.compare`."""
 
+from contextlib import aclosing
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -13,9 +14,12 @@ from longtail.models.loading import Progress, gib
 from . import arithmetic, board, export, link, panel, preview, prose, run
 from .controls import chosen
 from .examples import Example
+from .host import LOADING
 from .parts import Page
 from .presets import COLUMNS, PRESETS, Lanes
 from .words import say
+
+ASKING = ("run", "preview", "measure", "follow")  # the buttons that fill the columns
 
 # ---- what asks the model
 
@@ -28,7 +32,7 @@ def asking(page: Page, mode: str):
         if needs := _needs(upload, question):
             yield needs
             return
-        if mode == "follow" and not (before and before.answers):
+        if mode == "follow" and (before is None or before.replayed):
             raise ValueError("there is no answer to follow up on yet: press Run first")
         asked = board.Asked(
             run.opened(upload),
@@ -43,9 +47,18 @@ def asking(page: Page, mode: str):
             sheet=arithmetic.Sheet(model, gpu, width),
         )
         ask = preview.preview if mode == "preview" else board.compare
-        yield from ask(stop, llava, asked, page.host.run)
+        for parts in ask(stop, llava, asked, page.host.run):
+            if result := parts.get(board.RESULT):
+                page.host.keep(result.answers)
+            yield parts
 
-    return run.streamed(produce, page.update, page.going)
+    return run.streamed(produce, page.shown_of, page.host.job(mode, page.time_limit, _records))
+
+
+def _records(parts: run.Parts) -> list[dict]:
+    """The records of all that stands in the columns, where that is what changed."""
+    result = parts.get(board.RESULT)
+    return result.comparison.records if result else []
 
 
 def _needs(upload, question) -> run.Parts:
@@ -85,7 +98,7 @@ def example(page: Page, scene: Example) -> dict:
 
 def afresh(page: Page, upload) -> dict:
     """The columns for a new image: nothing answered yet; or why the image cannot be used. What was going on ends."""
-    page.going.end()
+    page.host.line.end(*ASKING)
     llava = page.host.llava
     try:
         image = run.opened(upload) if upload and llava else None
@@ -109,20 +122,32 @@ def _blank(image, llava) -> run.Parts:
 def changing(page: Page):
     """The event of another model: the one before is unloaded first, the columns start afresh.
 
-    A worker loads, so that the page can say how far it is; it finishes even where the visitor leaves.
+    It stands in the line as a run does, and is loaded to the end even where the visitor leaves.
     """
 
-    def change(name, upload):
+    async def change(name, upload):
         if page.host.name == name:
-            yield {page.asking.message: gr.skip()}
+            yield page.shown_of({})
             return
-        yield page.update(run.said(say("loading_model", name)))
-        told = SimpleQueue()
-        Thread(target=_change, args=(page, name, told), name="loading", daemon=True).start()
-        while isinstance(step := told.get(), Progress):
-            yield page.update(run.said(say(f"loading_{step.phase}", name, *_far(step))))
-        parts = step | {board.STATUS: prose.status(page.host.llava)}
-        yield {page.model: page.host.name} | afresh(page, upload) | page.update(parts)
+        ended = {}
+
+        def produce(stop):
+            yield run.said(say("loading_model", name))
+            told = SimpleQueue()
+            loading = Thread(target=_change, args=(page, name, told), name="loading", daemon=True)
+            loading.start()
+            try:
+                while isinstance(step := told.get(), Progress):
+                    yield run.said(say(f"loading_{step.phase}", name, *_far(step)))
+            finally:
+                loading.join()
+            ended.update(step)
+
+        async with aclosing(run.streamed(produce, page.shown_of, page.host.job("load", LOADING))()) as updates:
+            async for update in updates:
+                yield update
+        fresh = afresh(page, upload) if ended else {}
+        yield {page.model: page.host.name} | fresh | page.update(ended | {board.STATUS: prose.status(page.host.llava)})
 
     return change
 
@@ -134,10 +159,9 @@ def _far(step: Progress) -> tuple:
 
 
 def _change(page: Page, name: str, told: SimpleQueue):
-    """Load another model in the line for it; the last that is `told` is what the page says then."""
+    """Load another model; the last that is `told` is what the page says then."""
     try:
-        with run.LANE:
-            page.host.change(name, told.put)
+        page.host.change(name, told.put)
         told.put(run.said(say("loaded", name)))
     except Exception as error:
         told.put(run.trouble(error))
@@ -182,14 +206,14 @@ def readings(at: int, method: str, settings: dict | None, result: board.Result |
         reducer = chosen(method, settings)
     except ValueError:
         return ""  # Run says what is wrong with them
-    answer = result and result.answers.get(at)
+    record = result and result.record(at)
     if type(reducer).explain is Reducer.explain:
         return ""
-    if not answer or not answer.curve or answer.method != method:
+    if not record or not record["curve"] or record["method"] != method:
         return prose.readings([], say("readings_run"))
-    if reducer.layers_read() != answer.reducer.layers_read():
+    if reducer.layers_read() != make(method, **record["params"]).layers_read():
         return prose.readings([], say("readings_other"))
-    return prose.readings(reducer.explain(answer.curve.similarity, answer.curve.knee))
+    return prose.readings(reducer.explain(*board.curve(record)))
 
 
 # ---- files
@@ -206,7 +230,7 @@ def handed(page: Page, make_file, result: board.Result | None) -> dict:
 def replayed(page: Page, path: str, name: str = "") -> dict:
     """A report in the columns: everything as it was, nothing computed. `name` is that of a recorded run. What was going
     on ends."""
-    page.going.end()
+    page.host.line.end(*ASKING)
     try:
         result = export.replayed(path)
         records, crop = result.comparison.records, result.comparison.crop

@@ -64,7 +64,7 @@ def replayed(path: str) -> Result:
     comparison = read(file.read_text(encoding="utf-8", errors="replace"))
     if len(comparison.records) > 4:
         raise ValueError(f"{file.name} compares {len(comparison.records)} methods: the page has four columns")
-    return Result(comparison, tuple(range(len(comparison.records))))
+    return Result(comparison, tuple(range(len(comparison.records))), replayed=True)
 
 
 def lanes(comparison: Comparison) -> Lanes:

@@ -10,13 +10,15 @@ from . import about, api, chart, events, export, layout, link, prose, results, s
 from .examples import EXAMPLES, PRESSED, read_examples
 from .gallery import RECORDED, gallery, read_recorded
 from .host import Host
+from .journal import Journal
 from .layout import QUICK
+from .line import MOST, Line
 from .parts import Page
 from .presets import COLUMNS, FEWEST
 from .words import label, say
 
 RESULTS = Path(__file__).parents[1] / "assets" / "tiny" / "results.json"
-LANE = {"concurrency_id": "model", "concurrency_limit": 1}
+OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 RAW = {"preprocess": False}  # uploads are handed over unopened: longtail.open_image decides, and says why not
 WAITING = {"api_visibility": "private", "show_progress": "minimal"}  # the place in the queue shows
 
@@ -29,10 +31,14 @@ def build(
     load: Callable | None = None,
     note: str = "",
     recorded: Path = RECORDED,
-) -> gr.Blocks:
+    waiting: int = MOST,
+    journal: Journal | None = None,
+) -> api.Blocks:
     """The page for a loaded model; for None, one that only replays. `models` may be changed to, by `load(name)`; `note`
-    is what is to be said of the one that it starts with; `recorded` is a folder of reports to replay."""
-    host, scenes, runs = Host(llava, models, load), read_examples(examples), read_recorded(recorded)
+    is what is to be said of the one that it starts with; `recorded` is a folder of reports to replay; `waiting` may
+    stand in line for the model, and `journal` is told of every run. What it is built around is its `host`."""
+    host = Host(llava, models, load, Line(waiting), journal)
+    scenes, runs = read_examples(examples), read_recorded(recorded)
     gr.set_static_paths([examples.resolve(), chart.PLOTLY])
     with api.Blocks(title="LongTail", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         status, model = layout.top(llava, models, note)
@@ -65,6 +71,7 @@ def build(
         _wire_files(page, cards, asked)
         _wire_model(page, asked)
         api.endpoints(host, time_limit)
+    blocks.host = host
     return blocks
 
 
@@ -91,7 +98,7 @@ def _wire_runs(page: Page) -> list:
     asking, lanes, setting, opened = page.asking, page.lanes(), page.setting(), page.swept.opened
     fields = [asking.picture, page.bar.budget, asking.question, *asking.options, *asking.sheet, page.result]
     how = {"inputs": [*fields, *lanes], "outputs": page.outputs(), "show_progress_on": asking.message}
-    how |= LANE | RAW | WAITING
+    how |= OPEN | RAW | WAITING
     once, beside, often, on = (events.asking(page, mode) for mode in ("run", "preview", "measure", "follow"))
 
     def by_hand(event: gr.EventData, *values):
@@ -105,7 +112,7 @@ def _wire_runs(page: Page) -> list:
         opened.change(partial(events.opened, page), opened, page.everything(), **QUICK).then(once, **how),
         *(c.parts["panel"].ask(by_hand, lanes, setting, **QUICK).then(once, **how) for c in page.columns),
     ]
-    stopped = asking.stop.click(page.going.halt, None, None, cancels=runs, **QUICK)
+    stopped = asking.stop.click(partial(page.host.line.halt, *events.ASKING), None, None, cancels=runs, **QUICK)
     stopped.then(lambda: say("stopped_now"), None, asking.message, **QUICK)  # after the last update, not beside it
     return runs
 
@@ -163,6 +170,6 @@ def _wire_files(page: Page, cards: gr.HTML, runs: list):
 
 def _wire_model(page: Page, runs: list):
     """Another model."""
-    how = LANE | RAW | {"api_visibility": "private", "show_progress": "full", "show_progress_on": page.status}
+    how = OPEN | RAW | {"api_visibility": "private", "show_progress": "full", "show_progress_on": page.status}
     inputs, changing = [page.model, page.asking.picture], events.changing(page)
     page.model.input(changing, inputs, page.everything(), cancels=runs, **how)

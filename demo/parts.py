@@ -1,6 +1,6 @@
 """Everything on the page that an event reads or fills, and where each part of a run is shown."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 import gradio as gr
@@ -32,7 +32,6 @@ class Page:
     swept: sweep.Sweep
     shown: gr.JSON  # which columns are
     result: gr.State
-    going: run.Going = field(default_factory=run.Going)
 
     def lanes(self) -> list:
         """The components that a `Lanes` is read from."""
@@ -76,6 +75,10 @@ class Page:
             else:
                 updates[place] = value
         return updates
+
+    def shown_of(self, parts: run.Parts) -> dict:
+        """The same; of no parts an update that changes nothing, which Gradio takes for one all the same."""
+        return self.update(parts) or {self.asking.message: gr.skip()}
 
     def outputs(self) -> list:
         """Everything that a run may change."""

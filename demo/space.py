@@ -23,6 +23,7 @@ from html import escape
 import gradio as gr
 import torch
 
+from longtail.models.memory import OutOfMemory
 from longtail.seen import Seen
 from longtail.tokens import Reduced, VisualTokens
 
@@ -32,7 +33,7 @@ WANTED, MINIATURE = "llava-1.5-7b", "tiny"
 PLACING, PROMPT, TOKEN = 10, 1.0, 0.05  # seconds: weights onto the GPU; an answer's first token; each later one
 MOST = 120  # seconds; the smallest allowance of a day, an anonymous visitor's, as the platform's pages state it
 BEAT = 0.1  # seconds between two results at most: only there can ZeroGPU stop the work
-REFUSED, MEMORY = ValueError, torch.OutOfMemoryError  # what is said to the visitor as it is
+TOLD = (ValueError, OutOfMemory, torch.OutOfMemoryError)  # what is said to the visitor as it is
 GPU = spaces.GPU if spaces else lambda duration: lambda task: task
 NOTHING = torch.zeros(0)
 
@@ -114,8 +115,8 @@ def beating(produce: Callable[[threading.Event], Iterator], limit: float) -> Ite
                 for value in values:
                     made.put(packed((None, value)))
             made.put(None)
-        except (REFUSED, MEMORY) as error:
-            made.put(packed((MEMORY if isinstance(error, MEMORY) else REFUSED, str(error))))
+        except TOLD as error:
+            made.put(packed((next(kind for kind in TOLD if isinstance(error, kind)), str(error))))
             made.put(None)
         except Exception as error:
             made.put(error)
@@ -128,7 +129,7 @@ def beating(produce: Callable[[threading.Event], Iterator], limit: float) -> Ite
                 raise item
             yield item
             if time.monotonic() > end:
-                yield packed((REFUSED, f"the GPU was lent for {limit:g} seconds: ask for fewer runs or new tokens"))
+                yield packed((ValueError, f"the GPU was lent for {limit:g} seconds: ask for fewer runs or new tokens"))
                 return
     finally:
         stop.set()

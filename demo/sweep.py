@@ -22,7 +22,7 @@ from .table import filled, table
 from .words import label, say
 
 COLUMNS = ("setting", "tokens", "true_tokens", "agreement", "same", "kl", "first", "of_full", "total", "of_full", "n")
-LANE = {"concurrency_id": "model", "concurrency_limit": 1}
+OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 RAW = {"preprocess": False}  # what a browser sends is checked here, and refused in a sentence
 START = ("LongTail", "TopK")
 PRESETS = {"alpha": "0.05:0.5:0.05", "seed": "0:4:1"}
@@ -80,11 +80,12 @@ def tab(host: Host, time_limit: float, image: gr.Image, question: gr.Textbox, sc
     sheet = table(say("sweep_table"), elem_classes="sweep-table")
     refused = gr.HTML("", html_template=TEXT, elem_classes="sweep-refused", js_on_load=None)
     conditions = gr.HTML("", html_template=TEXT, elem_classes="sweep-conditions", js_on_load=None)
-    opened, rows, going = gr.JSON(visible="hidden"), gr.State([]), run.Going()
+    opened, rows = gr.JSON(visible="hidden"), gr.State([])
     parts = Parts(message, trouble, bar, figures, sheet, refused, conditions, rows)
     _wire_asking(host, asked, planned, scenes)
-    running = _wire_sweep(_sweeping(host, time_limit, scenes), parts, go, [image, question, *asked.values()], going)
-    stopped = stop.click(going.halt, None, None, cancels=[running], **QUICK)
+    job = host.job("sweep", time_limit)
+    running = _wire_sweep(_sweeping(host, time_limit, scenes), parts, go, [image, question, *asked.values()], job)
+    stopped = stop.click(partial(host.line.halt, job.kind), None, None, cancels=[running], **QUICK)
     ended = say("sweep_stopped"), 0
     stopped.then(lambda: ended, None, [message, bar], **QUICK)  # after the last update, not beside it
     for picked in (*(figure.point for figure in figures.values()), sheet.row):
@@ -207,18 +208,18 @@ def _kind(n: int, parameter: str, methods: str) -> str:
     return say("sweep_value_of", parameter, methods) if n == 1 else say("sweep_values_of", n, parameter, methods)
 
 
-def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list, going: run.Going):
+def _wire_sweep(sweeping, parts: Parts, go: gr.Button, inputs: list, job: run.Job):
     places = {name: getattr(parts, name) for name in ("message", "trouble", "bar", "sheet", "refused", "conditions")}
     places |= {"rows": parts.rows, **parts.figures}
 
     def show(produced: dict) -> dict:
-        """The updates of a step, or of what `streamed` says went wrong."""
+        """The updates of a step, or of what `streamed` says of the line and of what went wrong."""
         if run.TROUBLE in produced:
-            produced = {"message": "", "trouble": produced[run.TROUBLE], "bar": 0}
-        return {places[name]: value for name, value in produced.items()}
+            produced = {"message": produced[run.MESSAGE], "trouble": produced[run.TROUBLE], "bar": 0}
+        return {places[name]: value for name, value in produced.items()} or {parts.message: gr.skip()}
 
     go.click(None, None, parts.message, js=f"() => {say('sweep_waiting')!r}", **QUICK)
-    return go.click(run.streamed(sweeping, show, going), inputs, list(places.values()), **LANE, **RAW, **PRIVATE)
+    return go.click(run.streamed(sweeping, show, job), inputs, list(places.values()), **OPEN, **RAW, **PRIVATE)
 
 
 def _sweeping(host: Host, time_limit: float, scenes: list[Example]):

@@ -100,6 +100,11 @@ TEXTS = {
         "一至四种方法，相同的图像、问题与种子，按打乱的顺序依次运行",
     ),
     # what is going on
+    "in_line": ("In line for the model: {} before you, about {} to wait …", "排队等待模型：前面还有 {} 个，大约 {} …"),
+    "in_line_most": (
+        "In line for the model: {} before you, at most {} to wait …",
+        "排队等待模型：前面还有 {} 个，最多 {} …",
+    ),
     "answering": ("{} is answering, {} of {} …", "{} 正在回答，第 {} 个，共 {} 个 …"),
     "previewing": ("A preview: all {} methods answer at once …", "预览中：{} 种方法同时回答 …"),
     "measuring": ("Measuring, round {} of {}: {} …", "测量中，第 {} 轮，共 {} 轮：{} …"),

@@ -5,6 +5,7 @@ from .batch import generate_batch, preview
 from .generate import Answer, answer, compare, generate
 from .image import BadImage, open_image
 from .models import load
+from .models.memory import OutOfMemory
 from .reducer import REDUCERS, Reducer, make, param, register
 from .reducers.full import Full
 from .reducers.longtail import LongTail

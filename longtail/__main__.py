@@ -7,8 +7,8 @@ from collections import deque
 
 from transformers.utils.logging import disable_progress_bar
 
+from . import OutOfMemory, batch, estimate, evaluate, load, make, open_image, parity, sweep
 from . import __doc__ as sentence
-from . import batch, estimate, evaluate, load, make, open_image, parity, sweep
 from .bench import commands as bench
 from .export import in_a_row, measure, write
 from .models import listing
@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"longtail: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OutOfMemory as error:
+        print(f"longtail: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("longtail: interrupted", file=sys.stderr)
         return 1
@@ -297,7 +300,7 @@ def _run_flags(command):
     command.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
     command.add_argument("--top-p", type=float, default=1.0)
     command.add_argument("--seed", type=int, default=0, help="of sampling, and of methods that draw")
-    command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
+    command.add_argument("--time-limit", type=float, help="seconds that an answer may take")
     command.add_argument("--eager", action="store_true", help="launch op by op, replay no CUDA graph")
     command.add_argument("--json", action="store_true", help="print JSON")
     _model_flags(command)

@@ -4,6 +4,7 @@ Their tokens are those they would have alone. Their times are not: each waits fo
 `shared`, all its `seconds` are 0, and its `memory` is the peak of all of them together.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,11 +16,14 @@ from torch import Tensor
 from . import merged
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
-from .generate import Answer, Sampling, _Run
+from .generate import IN_TOWER, Answer, Sampling, _Run
 from .graph import Graphs, Steps
+from .models import memory
 from .models.llava import Llava, Prompt
 from .reducer import Reducer
 from .seen import Seen, look
+
+TOGETHER = "memory ran out with several answers in the making: ask fewer at once, for fewer new tokens, or one by one"
 
 
 class Together(Clock):
@@ -51,7 +55,7 @@ def preview(
 
     The tower runs once for all that do not act inside it; each prompt is read alone, and then every step decodes one
     token of all. In a list, None stands for one not begun, a sentence (str) for why one cannot run. Arguments as of
-    `compare`; `time_limit` is seconds of work of all together. Raises ValueError as `generate` does for what would
+    `compare`; `time_limit` is seconds of wall time of all together. Raises ValueError as `generate` does for what would
     stop every one of them: an image, a question, a history or an option that cannot be used.
     """
     _begin(llava, max_new_tokens)
@@ -66,21 +70,19 @@ def preview(
         llava.prompt(image, question, history, preface)  # refuses what no method could be asked
     asked = llava, image, question, layers, clock, None, history, seen, preface, graphs and graphs.looks
     try:
-        shared = look(*asked) if outside else None
+        shared = memory.spared(llava.device, look, *asked, advice=lambda: IN_TOWER) if outside else None
     except Halted as halted:
         yield [_told(run, str(halted)) for run in runs]
         return
     for i, run in enumerate(runs):
         views = None if "trim" in run.reducer.active() else shared.again()
-        said[i] = _take(run, merged.attempt(run.begin, image, seen, views, max_new_tokens), max_new_tokens)
+        said[i] = _take(run, merged.attempt(run.spared, run.begin, image, seen, views, max_new_tokens), max_new_tokens)
         yield list(said)
-        clock.restart()
     pace = _Pace(llava, graphs is not None)
     while live := {i: runs[i] for i, answer in enumerate(said) if _goes_on(answer)}:
         for i, answer in _step(live, max_new_tokens, pace).items():
             said[i] = answer
         yield list(said)
-        clock.restart()
 
 
 @torch.inference_mode()
@@ -101,9 +103,9 @@ def generate_batch(
     At most `batch` are in the making. Once half of the places are free, the next are taken up from `asked`: their
     images go through the tower as one batch (the same image once; a reducer that acts inside it alone), their prompts
     through the language model as one, and they join those being decoded. Nothing is padded. What cannot run yields the
-    sentence (str) why, and stops no other. `time_limit` is seconds of work from when an answer is taken up, that on
-    those beside it included; once `stop` is set nothing more is taken up, and what was not has no answer. `eager` as of
-    `generate`.
+    sentence (str) why, and stops no other. `time_limit` is seconds from when an answer is taken up, the work on those
+    beside it included, what the reader does between two answers left out; once `stop` is set nothing more is taken up,
+    and what was not has no answer. `eager` as of `generate`.
     Raises ValueError for an option that cannot be used.
     """
     _begin(llava, max_new_tokens, batch)
@@ -122,12 +124,11 @@ def generate_batch(
         if not live:
             return
         said |= _step({at: run for at, run in live.items() if at not in said}, max_new_tokens, pace)
-        for run in live.values():
-            run.clock.lap("work")
+        handed = time.perf_counter()
         yield from ((at, answer) for at, answer in said.items() if not _goes_on(answer))
         live = {at: run for at, run in live.items() if _goes_on(said[at])}
-        for run in live.values():
-            run.clock.restart()
+        for clock in {id(run.clock): run.clock for run in live.values()}.values():
+            clock.began += time.perf_counter() - handed
 
 
 @dataclass
@@ -143,12 +144,13 @@ class _Desk:
         met = self._look({at: asked for at, asked in taken.items() if "trim" not in asked[1].reducer.active()})
         for at, (image, run) in taken.items():
             if not isinstance(met.get(at), Exception):
-                met[at] = merged.attempt(run.prepare, image, None, met.get(at), self.limit)
+                met[at] = merged.attempt(run.spared, run.prepare, image, None, met.get(at), self.limit)
         runs = {at: run for at, (_, run) in taken.items() if not isinstance(met[at], Exception)}
         ways = [
             run.decoder.prefilling(met[at], len(run.seen.prompt.ids), self.limit, run.clock) for at, run in runs.items()
         ]
-        read = merged.prefill(self.llava, [run.decoder for run in runs.values()], ways)
+        rows = [run.decoder for run in runs.values()]
+        read = memory.spared(self.llava.device, merged.prefill, self.llava, rows, ways, advice=lambda: TOGETHER)
         met |= dict(zip(runs, read, strict=True))
         return {at: _take(run, met[at], self.limit) for at, (_, run) in taken.items()}
 
@@ -169,7 +171,8 @@ class _Desk:
         }
         if new:
             between = next(iter(taken.values()))[1].clock.between
-            views = merged.attempt(self.llava.encode_together, list(new.values()), layers, between)
+            towers = partial(memory.spared, self.llava.device, self.llava.encode_together, advice=lambda: IN_TOWER)
+            views = merged.attempt(towers, list(new.values()), layers, between)
             if isinstance(views, Exception):
                 return met | dict.fromkeys(pictures, views)
             for (picture, prompt), own in zip(new.items(), views, strict=True):
@@ -209,7 +212,8 @@ def _step(runs: dict[int, _Run], limit: int, pace: _Pace) -> dict[int, Answer | 
     going = {at: run for at, run in runs.items() if at not in said}
     if going:
         newest = torch.tensor([run.ids[-1] for run in going.values()], device=pace.llava.device)
-        read = pace.step([run.decoder for run in going.values()], newest)
+        rows = [run.decoder for run in going.values()]
+        read = memory.spared(pace.llava.device, pace.step, rows, newest, advice=lambda: TOGETHER)
         said |= {at: _take(run, result, limit) for (at, run), result in zip(going.items(), read, strict=True)}
     return said
 
@@ -217,7 +221,7 @@ def _step(runs: dict[int, _Run], limit: int, pace: _Pace) -> dict[int, Answer | 
 def _take(run: _Run, result: merged.Result, limit: int) -> Answer | str:
     """What came of a pass through the language model: a token more, or the sentence that ended it."""
     match result:
-        case ValueError():
+        case ValueError() | memory.OutOfMemory():
             return str(result)
         case Halted():
             return _told(run, str(result))

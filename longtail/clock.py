@@ -39,11 +39,11 @@ class Clock:
 
     device: torch.device
     stop: object = None  # has is_set(), as threading.Event
-    limit: float | None = None  # seconds of work
+    limit: float | None = None  # seconds by the clock on the wall
     steps: list[float] = field(default_factory=list)  # of decoding
     passed: dict[str, float] = field(default_factory=dict)  # seconds of the other phases, read so far
     unread: list[tuple] = field(default_factory=list)  # (phase, its beginning, its end)
-    worked: float = 0.0  # seconds of the host, for the limit
+    began: float = field(default_factory=lambda: time.perf_counter())  # the limit counts from here
 
     def __post_init__(self):
         self.restart()
@@ -52,12 +52,10 @@ class Clock:
         """What was done since the last lap was `name`."""
         began, self.last = self.last, self._moment()
         self.unread.append((name, began, self.last))
-        since, self.since = self.since, time.perf_counter()
-        self.worked += self.since - since
 
     def restart(self):
         """After a yield: the reader's time is not ours."""
-        self.last, self.since = self._moment(), time.perf_counter()
+        self.last = self._moment()
 
     @property
     def laps(self) -> dict[str, float]:
@@ -75,8 +73,7 @@ class Clock:
         """Why to stop, if so."""
         if self.stop is not None and self.stop.is_set():
             return "stopped"
-        spent = self.worked + time.perf_counter() - self.since
-        return "time" if self.limit is not None and spent > self.limit else None
+        return "time" if self.limit is not None and time.perf_counter() - self.began > self.limit else None
 
     def between(self):
         """Between two layers. Raises Halted."""

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -13,11 +13,17 @@ from torch import Tensor
 from .clock import Clock, Halted, Seconds
 from .decoder import Decoder
 from .graph import Graphs, Steps
+from .models import memory
 from .models.llava import Llava
 from .reducer import Reducer
 from .reducers.full import Full
 from .seen import Seen, look
 from .tokens import Curve, Reduced, Spliced, VisualTokens
+
+IN_TOWER = (
+    "memory ran out in the vision tower: take a smaller image, or a method that captures fewer layers; if it stays so, "
+    "load the model in a smaller dtype"
+)
 
 
 @dataclass(frozen=True)
@@ -167,15 +173,16 @@ def generate(
 ) -> Iterator[Answer]:
     """An Answer after every token; the last one has `finished` set.
 
-    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds of work;
-    `preface` is text before the image.
+    `image` is a path, bytes or a PIL image; `stop` has is_set(), as threading.Event; `time_limit` is seconds on the
+    wall's clock; `preface` is text before the image.
     A follow-up takes `history` (`Answer.turns`), which the model reads before the question, and `seen` (`Answer.seen`):
     the tower does not run again where that serves, and the answer says so in `reused`; where it does not (another
     image or model, a layer that was not captured, another reducer inside the tower) it runs. The KV cache is never
     taken over: see `Seen`. `shared` is what `look` made for this very question, taken as it is, its times included.
     Where the model is `capturable`, prompts and steps are replayed as CUDA graphs unless `eager`; the tokens are the
     same.
-    Raises ValueError for an image, a question, a history or an option that cannot be used.
+    Raises ValueError for an image, a question, a history or an option that cannot be used, `memory.OutOfMemory` with
+    what to ask less of where memory runs out: all that the answer held is let go of, and the next one may fit.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -185,8 +192,7 @@ def generate(
     if llava.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(llava.device)
     try:
-        logits = run.begin(image, seen, shared, max_new_tokens)
-        decoder = Steps(run.decoder) if graphs else run.decoder
+        logits = run.spared(run.begin, image, seen, shared, max_new_tokens)
     except Halted as halted:
         yield run.answer(str(halted))
         return
@@ -199,7 +205,7 @@ def generate(
         if reason := run.clock.halted():
             yield run.answer(reason)
             return
-        logits = decoder.step(torch.full((1,), run.ids[-1], device=llava.device))
+        logits = run.spared(run.step)
 
 
 def answer(llava: Llava, image, question: str, reducer: Reducer | None = None, **options) -> Answer:
@@ -225,7 +231,7 @@ def compare(
     clock, options = Clock(llava.device), options | {"history": history, "seen": seen, "preface": preface}
     graphs = Graphs.of(llava, options.get("eager", False))
     asked = llava, image, question, layers, clock, None, history, seen, preface, graphs and graphs.looks
-    shared = look(*asked) if outside else None
+    shared = memory.spared(llava.device, look, *asked, advice=lambda: IN_TOWER) if outside else None
     ways = [None if "trim" in reducer.active() else shared.again() for reducer in reducers]
     return [
         answer(llava, image, question, reducer, shared=way, **options)
@@ -247,6 +253,7 @@ class _Run:
     graphs: Graphs | None = None  # where tower, prompt and steps may be captured
     seen: Seen | None = None
     decoder: Decoder | None = None
+    stepper: Decoder | Steps | None = None  # the same, or its captured graph
     visual: tuple[VisualTokens, ...] = ()
     reduced: tuple[Reduced, ...] = ()
     ids: list[int] = field(default_factory=list)
@@ -258,7 +265,30 @@ class _Run:
     def begin(self, image, before: Seen | None, shared: Seen | None, new: int) -> Tensor:
         """Everything up to the logits of the first token."""
         spliced = self.prepare(image, before, shared, new)
-        return self.decoder.prefill(spliced, len(self.seen.prompt.ids), new, self.clock)
+        logits = self.decoder.prefill(spliced, len(self.seen.prompt.ids), new, self.clock)
+        self.stepper = Steps(self.decoder) if self.graphs else self.decoder
+        return logits
+
+    def step(self) -> Tensor:
+        """The logits behind the newest token."""
+        return self.stepper.step(torch.full((1,), self.ids[-1], device=self.llava.device))
+
+    def spared(self, work: Callable, *arguments):
+        """What comes of it. Raises OutOfMemory where memory runs out."""
+        return memory.spared(self.llava.device, work, *arguments, advice=self.let_go)
+
+    def let_go(self) -> str:
+        """Drop all that this answer holds; where it was, and what to ask less of."""
+        said, spliced, looked = len(self.ids), self.decoder is not None, self.seen is not None
+        self.seen = self.decoder = self.stepper = self.first_logits = None
+        self.visual, self.reduced = (), ()
+        if said:
+            return f"memory ran out after {said} new tokens: ask for fewer new tokens, or keep fewer visual ones"
+        if spliced:
+            return "memory ran out while the prompt was read: keep fewer visual tokens, or ask a shorter question"
+        if looked:
+            return f"memory ran out in {type(self.reducer).__name__}: give it a smaller budget, or take another method"
+        return IN_TOWER
 
     def prepare(self, image, before: Seen | None, shared: Seen | None, new: int) -> Spliced:
         """Everything up to the language model: the prompt as it is to be read."""

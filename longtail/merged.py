@@ -12,15 +12,16 @@ from torch import Tensor
 
 from .clock import Halted
 from .decoder import Decoder
+from .models.memory import OutOfMemory
 
-Result = Tensor | ValueError | Halted
+Result = Tensor | ValueError | Halted | OutOfMemory
 
 
 def attempt(work: Callable, *arguments):
-    """What comes of it, or the ValueError or Halted that ended it."""
+    """What comes of it, or the ValueError, Halted or OutOfMemory that ended it."""
     try:
         return work(*arguments)
-    except (ValueError, Halted) as reason:
+    except (ValueError, Halted, OutOfMemory) as reason:
         return reason
 
 

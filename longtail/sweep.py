@@ -34,6 +34,7 @@ from .export import device_name
 from .front import front, summary
 from .generate import Answer, answer
 from .models.llava import Llava
+from .models.memory import OutOfMemory
 from .points import HOW, MOST, Point, plan, values
 from .reducer import spec
 from .reducers.full import Full
@@ -77,8 +78,9 @@ def sweep(
     """A Step before the first run and after each: greedy, question by question, Full first, then the points shuffled.
 
     `questions` are (image, question) pairs as `generate` takes them; `stop` has is_set(), as threading.Event;
-    `time_limit` is seconds of work that one answer may take. One run goes before, uncounted. What a method raises as
-    ValueError is its row's reason. Raises ValueError for more than 200 runs, and where Full gives no answer.
+    `time_limit` is seconds that one answer may take. One run goes before, uncounted. What a method refuses,
+    or where memory runs out in it, is its row's reason. Raises ValueError for more than 200 runs, and where Full gives
+    no answer.
     """
     of = runs(len(questions), asked)
     options = {"max_new_tokens": max_new_tokens, "stop": stop, "time_limit": time_limit}
@@ -106,7 +108,7 @@ def _run(llava, picture, about: dict, point: Point, full: Answer | None, options
         reducer = point.reducer()
         row["spec"] = spec(reducer)
         given = answer(llava, picture, about["question"], reducer, **options)
-    except ValueError as error:
+    except (ValueError, OutOfMemory) as error:
         if full is None:  # what no method could answer is refused, once
             raise
         return row | {"reason": str(error)}, None
@@ -169,7 +171,7 @@ def add_flags(command):
     )
     command.add_argument("--max-new-tokens", type=int, default=128)
     command.add_argument("--seed", type=int, default=0, help="of the order of runs")
-    command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
+    command.add_argument("--time-limit", type=float, help="seconds that an answer may take")
     command.add_argument("--out", help="write every row to a .json or .csv file")
     command.add_argument("--json", action="store_true", help="print JSON")
 

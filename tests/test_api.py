@@ -248,10 +248,10 @@ def test_a_failure_is_not_told_in_full(ask, monkeypatch, caplog):
 # ---- the one lane
 
 
-def test_they_share_the_pages_line(built):
-    lanes = [fn for fn in built.fns.values() if fn.api_name in ("answer", "preview", "compare")]
-    assert len(lanes) == 3 and api.LANE == page.LANE
-    assert all((fn.concurrency_id, fn.concurrency_limit) == ("model", 1) for fn in lanes)
+def test_gradio_lets_everybody_into_our_line(built):
+    asks = [fn for fn in built.fns.values() if fn.concurrency_id == "model"]
+    assert len([fn for fn in asks if fn.api_name in ("answer", "preview", "compare")]) == 3 and len(asks) > 8
+    assert {fn.concurrency_limit for fn in asks} == {None}, "our line decides who has the model"
 
 
 def test_as_many_new_tokens_as_the_page_allows(built, llava):
@@ -274,28 +274,21 @@ def endless(monkeypatch):
     return running
 
 
-def free() -> bool:
-    """Whether the model is let go of, soon."""
-    if taken := run.LANE.acquire(timeout=10):
-        run.LANE.release()
-    return taken
-
-
-def test_a_cancelled_call_frees_the_model(client, endless):
+def test_a_cancelled_call_frees_the_model(client, built, endless):
     job = client.submit(handle_file(PICTURE), "What is it?", api_name="/compare")
-    assert endless.wait(20) and run.LANE.locked()
+    assert endless.wait(20) and built.host.line.busy
     job.cancel()
-    assert free()
+    assert built.host.line.drained(10)
 
 
-def test_a_caller_who_hangs_up_frees_the_model(url, endless):
+def test_a_caller_who_hangs_up_frees_the_model(url, built, endless):
     call = f"{url}gradio_api/call/compare"
     path = httpx.post(f"{url}gradio_api/upload", files={"files": PICTURE.open("rb")}).json()[0]
     data = [{"path": path, "meta": FILE}, "What is it?", ["Full"], 0, 1, 2, 0, 0]
     event = httpx.post(call, json={"data": data}).json()["event_id"]
     with httpx.stream("GET", f"{call}/{event}", timeout=20):
-        assert endless.wait(20) and run.LANE.locked()
-    assert free()
+        assert endless.wait(20) and built.host.line.busy
+    assert built.host.line.drained(10)
 
 
 def test_a_comparison_has_an_end(llava, picture):
@@ -304,7 +297,7 @@ def test_a_comparison_has_an_end(llava, picture):
         api.measure(llava, picture, "What is it?", [longtail.Full()], stop=watch)
     gone = threading.Event()
     gone.set()
-    with pytest.raises(api.Left):
+    with pytest.raises(run.Left):
         api.measure(llava, picture, "What is it?", [longtail.Full()], stop=api.Watch(gone, 60))
 
 
@@ -312,16 +305,18 @@ def test_what_ends_the_wait_ends_the_work():
     stopped = threading.Event()
 
     def work(stop):
-        assert stop.wait(20)
+        assert stop.stopped.wait(20)
         stopped.set()
 
+    job = run.Job("answer")
+
     async def leave():
-        waiting = api.attended(work)
+        waiting = api.attended(job, work)
         first = await anext(waiting)
         await waiting.aclose()
         return first
 
-    assert asyncio.run(leave()) == {} and stopped.is_set() and free()
+    assert asyncio.run(leave()) == {} and stopped.is_set() and job.line.drained(10)
 
 
 def test_an_answer_has_the_pages_time_limit(monkeypatch, ask):

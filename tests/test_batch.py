@@ -364,7 +364,7 @@ def test_stop_ends_all_and_takes_up_no_more(models):
 
 
 def test_the_time_limit(models, monkeypatch):
-    """Seconds of work since an answer was taken up: those taken up later have theirs whole."""
+    """Seconds since an answer was taken up: those taken up later have theirs whole."""
     llava, now = models["llava-1.5"], [0.0]
     monkeypatch.setattr("longtail.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
     step = llava.logits
@@ -441,7 +441,7 @@ def test_one_clock_for_all():
     clock = Together(torch.device("cpu"), limit=1e9)
     for name in ("vision", "prefill", "decode", "work"):
         clock.lap(name)
-    assert clock.worked > 0 and clock.halted() is None
+    assert clock.halted() is None
     clock.limit = 0
     assert clock.halted() == "time" and clock.seconds() == Seconds()
 

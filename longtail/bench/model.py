@@ -263,7 +263,7 @@ def add_flags(command):
     command.add_argument("--repeat", type=int, default=5, help="rounds (%(default)s)")
     command.add_argument("--warm-up", type=int, default=1, help="rounds before them, not counted (%(default)s)")
     command.add_argument("--view-shape", help="HEIGHTxWIDTH of the image for LLaVA-1.6; else twice a view's")
-    command.add_argument("--time-limit", type=float, help="seconds of work an answer may take")
+    command.add_argument("--time-limit", type=float, help="seconds that an answer may take")
     command.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
     command.add_argument("--seed", type=int, default=0, help="of weights, ids and pixels (%(default)s)")
     command.add_argument("--eager", action="store_true", help="never replay a captured CUDA graph")

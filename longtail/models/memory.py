@@ -1,7 +1,10 @@
-"""What is free on a device, and the refusal of what cannot fit, before anything of it is fetched."""
+"""What is free on a device, the refusal of what cannot fit before anything of it is fetched, and what to do when memory
+runs out all the same."""
 
+import gc
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,42 @@ GROUPS = (  # a container's limit, what it uses, what this is made of: cgroup v2
         "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
+
+
+EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # in RuntimeErrors of torch
+
+
+class OutOfMemory(MemoryError):
+    """Memory ran out while the model worked; the sentence says where, and what to ask less of."""
+
+
+def spared(device: torch.device, work: Callable, *arguments, advice: Callable[[], str]):
+    """What comes of the work. Where memory runs out in it, what it made is let go of, and OutOfMemory says `advice()`.
+
+    The error of the allocator is left behind first: its traceback holds every tensor of the frames it came through.
+    """
+    try:
+        return work(*arguments)
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise
+        sentence = advice()
+    give_back(device)
+    raise OutOfMemory(sentence)
+
+
+def exhausted(error: Exception) -> bool:
+    """Whether an error says that memory ran out: Python's own, a GPU's, or that of torch's allocator on a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in EXHAUSTED)
+
+
+def give_back(device: torch.device | None = None) -> None:
+    """Free what nothing refers to; a GPU's cached blocks go back to the system."""
+    gc.collect()
+    if torch.cuda.is_available() and (device is None or device.type == "cuda"):
+        torch.cuda.empty_cache()
 
 
 def free(device: str) -> int | None:
