@@ -41,9 +41,9 @@ class Site:
         named = [at for at, props in self.parts.items() if name in (props.get("elem_id"), *_classes(props))]
         return [e for e in self.events.values() if any([at, trigger] in e["targets"] for at in named)]
 
-    def ready(self) -> int:
-        """What /readyz answers with."""
-        return httpx.get(f"{self.url}/readyz", timeout=10).status_code
+    def status(self, path: str) -> int:
+        """What a path is answered with."""
+        return httpx.get(f"{self.url}/{path}", timeout=10).status_code
 
     def called(self, name: str) -> dict:
         """The event of an endpoint."""
@@ -206,7 +206,9 @@ class Visitor:
 
     def _read(self, line: str):
         message = json.loads(line.removeprefix("data: "))
-        if turn := self.turns.get(message.get("event_id")):
+        with self.lock:  # an event's first message may come before the answer to joining
+            turn = self.turns.get(message.get("event_id"))
+        if turn:
             turn.take(message)
         if message["msg"] in ("close_stream", "unexpected_error"):
             with self.lock:

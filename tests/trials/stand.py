@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
-
-import app  # noqa: F401 (sets the environment that the page is served in, before Gradio reads it)
-
-# isort: split
 from PIL import Image, ImageDraw
-from visitor import Site, Visitor
-from watch import Door
 
+from .visitor import Site, Visitor
+from .watch import Door
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import app  # noqa: F401 (the environment that the page is served in)
 import longtail
 from demo import look, page
+from demo.host import FOLLOWED
 from longtail import REDUCERS
 
 
@@ -31,30 +31,34 @@ class Stand:
     site: Site
     blocks: object
     door: Door
+    time_limit: float
 
     @property
     def line(self):
-        """The line for the model, once there is one."""
-        return getattr(getattr(self.blocks, "host", None), "line", None)
-
-    def waiting(self) -> int:
-        """How many stand in line."""
-        return self.line.waiting if self.line else len(self.blocks._queue)
+        """The line for the model."""
+        return self.blocks.host.line
 
     def visitor(self) -> Visitor:
         """A tab that was opened just now."""
         return Visitor(self.site)
 
+    def filled(self):
+        """As many results as the host keeps for follow-ups, all alike: what is counted now is counted alike later."""
+        with self.visitor() as visitor:
+            image = visitor.upload(picture(0))
+            for _ in range(FOLLOWED + 1):
+                visitor.ask("LongTail", image=image, question="What is it?", new=2).wait()
+
 
 @contextmanager
-def stand(llava, queue: int = 24, **options) -> Iterator[Stand]:
+def stand(llava, time_limit: float = 60.0) -> Iterator[Stand]:
     """Serve the page in this process, as app.py does."""
     with Door(llava) as door:
-        blocks = page.build(llava, **options)
-        blocks.queue(max_size=queue, default_concurrency_limit=8, status_update_rate=1)
+        blocks = page.build(llava, time_limit)
+        blocks.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)
         _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
         try:
-            yield Stand(llava, Site(url), blocks, door)
+            yield Stand(llava, Site(url), blocks, door, time_limit)
         finally:
             blocks.close()
 

@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 
-from visitor import Turn, Visitor
-
 import longtail
 from demo import panel
 from longtail.reducer import parse
 from longtail.versus import divergence
+
+from .visitor import Turn, Visitor
 
 HOWS = ("answer", "run", "preview", "api_preview", "compare", "sweep")  # the second and the third press the page
 FINGERPRINT = ("question", "method", "params", "answer", "keep", "curve")
@@ -62,7 +62,7 @@ class Errand:
             rows = json.loads(turn.part("sweep-table") or '{"rows": []}')["rows"]
             return [row[5][1] for row in rows]  # divergences, the unpruned model's first
         record = next(iter(turn.shown.values()), None) or {}
-        records = record.get("answers") or ([record] if record else [])
+        records = record.get("answers") or ([record] if "answer" in record else [])
         return [{name: one[name] for name in FINGERPRINT} for one in records]
 
 

@@ -17,7 +17,7 @@ from gradio.utils import get_upload_folder
 import longtail
 from demo import space
 
-OURS = tuple(str(Path(__file__).parents[1] / folder) for folder in ("longtail", "demo"))
+OURS = tuple(str(Path(__file__).parents[2] / folder) for folder in ("longtail", "demo"))
 WHOLE = (
     "generate",
     "preview",
@@ -150,11 +150,11 @@ class Census:
 
 
 def settled(llava, before: Census, seconds: float = 5) -> dict[str, int]:
-    """What is left over of before, after at most so long: the server's own loop may still hold what just ended."""
+    """What is there beyond before, after at most so long: the server's own loop may still hold what just ended."""
     deadline = time.perf_counter() + seconds
     while True:
-        left = Census.of(llava).beyond(before)
-        if max(left.values()) <= 0 or time.perf_counter() > deadline:
+        left = {name: more for name, more in Census.of(llava).beyond(before).items() if more > 0}
+        if not left or time.perf_counter() > deadline:
             return left
         time.sleep(0.1)
 
