@@ -134,8 +134,10 @@ def _work(job: Job, turn: Turn, produce: Callable, made: asyncio.Queue, taken: t
         cause, last = cause_of(error), Refused(sentence(error))
     if cause == "memory":
         give_back()  # here, where no traceback holds a tensor any more
-    job.over(turn, cause, records)
-    _post(turn, made, last)
+    try:
+        job.over(turn, cause, records)
+    finally:
+        _post(turn, made, last)
 
 
 def _post(turn: Turn, made: asyncio.Queue, item):

@@ -35,6 +35,7 @@ PLACES = {
     "prefill": ("while the prompt was read", "keep fewer visual tokens"),
     "decode": ("after 3 new tokens", "ask for fewer new tokens"),
 }
+OTHERS = [("decode", "cpu"), ("tower", "python"), ("prefill", "cublas")]
 
 
 @pytest.fixture
