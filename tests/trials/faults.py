@@ -1,5 +1,6 @@
 """Memory that runs out where it is told to: what an allocator raises, at any moment of an answer."""
 
+import time
 from contextlib import contextmanager
 
 import torch
@@ -28,11 +29,11 @@ PLACES = {  # of an answer, and what of the model is asked there
 
 @contextmanager
 def no_memory(llava, place: str, error: str):
-    """While it lasts, every answer fails with that error at that place; yields a list of the failures, one each."""
+    """While it lasts, every answer fails with that error at that place; yields the moments when that was, one each."""
     failed = []
 
     def fail():
-        failed.append(place)
+        failed.append(time.perf_counter())
         ballast = torch.ones(BALLAST // 4)
         assert len(ballast)
         raise ERRORS[error]()

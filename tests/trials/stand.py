@@ -18,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import app  # noqa: F401 (the environment that the page is served in)
 import longtail
-from demo import look, page
-from demo.host import FOLLOWED
+from demo import host, look, page
 from longtail import REDUCERS
 
 
@@ -46,7 +45,7 @@ class Stand:
         """As many results as the host keeps for follow-ups, all alike: what is counted now is counted alike later."""
         with self.visitor() as visitor:
             image = visitor.upload(picture(0))
-            for _ in range(FOLLOWED + 1):
+            for _ in range(host.FOLLOWED + 1):
                 visitor.ask("LongTail", image=image, question="What is it?", new=2).wait()
 
 

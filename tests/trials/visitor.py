@@ -76,6 +76,7 @@ class Turn:
         elif kind == "process_completed":
             self.refused = "" if message["success"] else str(output.get("error") or output)
             self._show(data or [])
+            self._last = None
             self.end()
         self.said.append({name: value for name, value in message.items() if name != "output"})
 
@@ -171,6 +172,7 @@ class Visitor:
             if not turn.over.is_set():
                 body = {"session_hash": self.session, "fn_index": turn.event["id"], "event_id": turn.id}
                 self.web.post("cancel", json=body)
+                self.turns.pop(turn.id, None)
                 turn.end()
 
     def leave(self) -> float:
@@ -210,6 +212,8 @@ class Visitor:
             turn = self.turns.get(message.get("event_id"))
         if turn:
             turn.take(message)
+            if turn.over.is_set():
+                self.turns.pop(turn.id, None)  # what it showed is its own caller's to keep
         if message["msg"] in ("close_stream", "unexpected_error"):
             with self.lock:
                 self.streaming = False

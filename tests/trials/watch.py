@@ -65,6 +65,7 @@ class Door:
         for module, name, _ in self.put:
             setattr(module, name, watched[name])
         for name in PARTS:
+            self.put.append((self.llava, name, vars(self.llava).get(name)))
             setattr(self.llava, name, self._watched(getattr(self.llava, name)))
         self.put.append((space, "placed", space.placed))
         placed = space.placed
@@ -72,10 +73,8 @@ class Door:
         return self
 
     def __exit__(self, *_):
-        for module, name, door in self.put:
-            setattr(module, name, door)
-        for name in PARTS:
-            delattr(self.llava, name)
+        for place, name, door in self.put:
+            delattr(place, name) if door is None else setattr(place, name, door)
 
     def _watched(self, door, wrap=None):
         if wrap:
@@ -132,8 +131,7 @@ class Census:
     @classmethod
     def of(cls, llava) -> "Census":
         """Take it: our worker threads, our generators that have begun, hooks on the model, tensors, answers kept."""
-        for _ in range(3):
-            gc.collect()
+        gc.collect()
         alive = gc.get_objects()
         tensors = [it for it in alive if issubclass(type(it), torch.Tensor)]
         stores = {
