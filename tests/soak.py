@@ -9,7 +9,7 @@ was missed.
 
 import argparse
 import datetime
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -36,13 +36,15 @@ import longtail
 
 
 def elsewhere(module: str):
-    """The trial of another file: its `soak()` gives (name, figure, limit, ok) a line."""
+    """The trial of a test's file: its `soak()` gives (name, figure, limit, ok) a line."""
 
     def trial(_: Stand) -> list[Figure]:
-        return [Figure(str(name), str(figure), str(limit), ok) for name, figure, limit, ok in soak()]
+        lines = importlib.import_module(module).soak() if importlib.util.find_spec(module) else []
+        return [Figure(str(name), str(figure), str(limit), ok) for name, figure, limit, ok in lines] or [
+            Figure(f"tests/{module}.py", "not run: it is not there", "-", None)
+        ]
 
-    soak = importlib.import_module(module).soak
-    trial.__doc__ = soak.__doc__
+    trial.__doc__ = f"What tests/{module}.py has too much of for the tests."
     return trial
 
 
@@ -58,6 +60,8 @@ TRIALS = {
     "command": command_line,
     "gpu": gpu,
     "mixed": mixed,
+    "images": elsewhere("hostile"),
+    "determinism": elsewhere("test_determinism"),
 }
 LIMITS = {"late": 1.0, "hanging": 1.0}  # seconds of a run, for trials of that limit
 

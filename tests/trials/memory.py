@@ -15,7 +15,7 @@ from .errands import HOWS, Errand
 from .faults import ERRORS, PLACES, no_memory
 from .figures import LONG, SHORT, Figure, none, trouble, under, yes
 from .stand import Stand, picture, stand
-from .watch import Census, resident, settled
+from .watch import Census, resident, settled, weights
 
 
 def memory(here: Stand, hows: tuple[str, ...] = HOWS, places=tuple(PLACES), errors=tuple(ERRORS)) -> list[Figure]:
@@ -41,14 +41,14 @@ def memory(here: Stand, hows: tuple[str, ...] = HOWS, places=tuple(PLACES), erro
                 wrong.append((how, place, error))
         here.filled()
         left, growth = settled(here.llava, before), 100 * (resident() / size - 1)
-        kept = 100 * left.get("tensor_bytes", 0) / before.tensor_bytes
+        kept = 100 * left.get("tensor_bytes", 0) / weights(here.llava)
     seconds, *slowest = max(took)
     for what in silent[:12]:
         print("  no word of what to reduce:", what)
     return [
         none(f"{len(took)} times out of memory ({', '.join(hows)}): no word of what to reduce", silent),
         under(f"slowest message ({', '.join(slowest)})", seconds, 2),
-        Figure("live tensors afterwards", f"{kept:+.2f} %", "+1 %", kept <= 1),
+        Figure("live tensors afterwards, of the weights", f"{kept:+.2f} %", "+1 %", kept <= 1),
         under("resident memory afterwards", growth, 1, "%"),
         none("next runs that were not fine", wrong),
     ]

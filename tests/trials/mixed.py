@@ -116,7 +116,9 @@ def mixed(here: Stand, runs: int = 500, seed: int = 10) -> list[Figure]:
         except Exception as error:  # a deed that fails is a finding, and the others go on
             said = f"{type(error).__name__}: {error}"
         wrong += Counter([said] if said else ())
-        sizes.append(resident())
+        sizes.append(resident(trimmed=False))
+        if len(sizes) == runs // 5:
+            first = resident()
         kept = max(kept, files(), key=lambda one: one[1])
     for tab in crowd.tabs:
         tab.__exit__()
@@ -125,12 +127,13 @@ def mixed(here: Stand, runs: int = 500, seed: int = 10) -> list[Figure]:
     for what, often in wrong.most_common(8):
         print(f"  {often} x {what}")
     print("  done:", dict(crowd.done))
-    tail = sizes[-4 * runs // 5 :]
+    last, tail = resident(), sizes[-4 * runs // 5 :]
     ends = statistics.fmean(tail[: len(tail) // 10 + 1]), statistics.fmean(tail[-len(tail) // 10 :])
     most, answers = FOLLOWED * COLUMNS, left.get("answers", 0)
     return [
         none(f"{runs} mixed runs: went wrong", wrong),
-        under(f"growth a run, last {len(tail)}", (ends[1] - ends[0]) / len(tail) / 2**20, 1, "MB"),
+        under(f"growth a run, last {len(tail)}, reserve given back", (last - first) / len(tail) / 2**20, 1, "MB"),
+        under(f"growth a run, last {len(tail)}, as it stands", (ends[1] - ends[0]) / len(tail) / 2**20, 1, "MB"),
         under(f"temporary files ({kept[0]}) at most", kept[1] / 2**20, 100, "MB"),
         none("workers, generators, hooks left", {name: n for name, n in left.items() if name in THREADS}),
         Figure(f"answers kept, {sessions} sessions", str(answers), str(most), answers <= most),

@@ -1,5 +1,6 @@
 """The page served in this process as app.py serves it, with a door that counts who is in the model."""
 
+import gc
 import io
 import random
 import sys
@@ -53,6 +54,8 @@ class Stand:
 def stand(llava, time_limit: float = 60.0) -> Iterator[Stand]:
     """Serve the page in this process, as app.py does."""
     with Door(llava) as door:
+        gc.collect()
+        gc.freeze()  # whatever is there now is no business of a census
         blocks = page.build(llava, time_limit)
         blocks.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)
         _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
@@ -60,6 +63,7 @@ def stand(llava, time_limit: float = 60.0) -> Iterator[Stand]:
             yield Stand(llava, Site(url), blocks, door, time_limit)
         finally:
             blocks.close()
+            gc.unfreeze()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What the server's own process is asked: who is in the model, what is alive, what is left behind."""
 
+import ctypes
 import gc
 import inspect
 import sys
@@ -25,6 +26,8 @@ WHOLE = (
     "look",
 )  # the engine's doors; an answer is one of them from end to end
 PARTS = ("encode", "encode_together", "decode_layer", "decode_together")  # what they ask of the model
+BEGUN = (GeneratorType, AsyncGeneratorType)
+COUNTED = {*BEGUN, torch.Tensor, torch.nn.Parameter, longtail.Answer}
 PROCESS = psutil.Process()
 
 
@@ -132,14 +135,12 @@ class Census:
     def of(cls, llava) -> "Census":
         """Take it: our worker threads, our generators that have begun, hooks on the model, tensors, answers kept."""
         gc.collect()
-        alive = gc.get_objects()
-        tensors = [it for it in alive if issubclass(type(it), torch.Tensor)]
-        stores = {
-            it.untyped_storage().data_ptr(): it.untyped_storage().nbytes() for it in tensors if it.device.type != "meta"
-        }
-        begun = [it for it in alive if type(it) in (GeneratorType, AsyncGeneratorType) and _ours(it)]
-        workers = [thread for thread in threading.enumerate() if thread.name in ("comparison", "loading", "lent")]
+        alive = [it for it in gc.get_objects() if type(it) in COUNTED]
+        tensors = [it for it in alive if isinstance(it, torch.Tensor)]
+        stores = {it.untyped_storage().data_ptr(): it.untyped_storage().nbytes() for it in tensors}
+        begun = [it for it in alive if type(it) in BEGUN and _ours(it)]
         answers = [it for it in alive if type(it) is longtail.Answer]
+        workers = [thread for thread in threading.enumerate() if thread.name in ("comparison", "loading", "lent")]
         return cls(len(workers), len(begun), _hooks(llava.model), len(tensors), sum(stores.values()), len(answers))
 
     def beyond(self, before: "Census") -> dict[str, int]:
@@ -157,9 +158,16 @@ def settled(llava, before: Census, seconds: float = 5) -> dict[str, int]:
         time.sleep(0.1)
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
+def resident(trimmed: bool = True) -> int:
+    """Bytes of this process in memory; what the C library holds in reserve is given back first, where it can be."""
+    if trimmed and sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
     return PROCESS.memory_info().rss
+
+
+def weights(llava) -> int:
+    """Bytes of a model's parameters."""
+    return sum(part.nbytes for part in llava.model.parameters())
 
 
 def files() -> tuple[int, int]:
