@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from browsing import says, served
+from trials import errands
 from trials.hanging import hanging, late
 from trials.memory import command_line, memory
 from trials.mixed import mixed
@@ -20,6 +21,7 @@ from demo import board, host, line
 def here(llava):
     with pytest.MonkeyPatch.context() as patch, stand(llava) as it:
         patch.setattr(host, "FOLLOWED", 1)  # what is kept for follow-ups is there sooner
+        patch.setattr(errands, "NEW", 3)
         yield it
 
 

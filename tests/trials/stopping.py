@@ -56,7 +56,7 @@ def twice(here: Stand, times: int = 40, seed: int = 8) -> list[Figure]:
     draw, wrong = random.Random(seed), []
     with here.visitor() as visitor:
         image = visitor.upload(picture(4))
-        asked = {"image": image, "question": SHORT, "new": 24}
+        asked = {"image": image, "question": SHORT, "new": 12}
         usual = visitor.ask("LongTail", **asked).wait()
         here.filled()
         before = Census.of(here.llava)

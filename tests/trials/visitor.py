@@ -124,9 +124,8 @@ class Visitor:
 
     def __init__(self, site: Site):
         self.site, self.session, self.turns = site, secrets.token_hex(6), {}
-        self.web = httpx.Client(
-            base_url=f"{site.url}/gradio_api/", timeout=120, verify=False
-        )  # no https here, so no bundle of certificates is read
+        # no https here, so no bundle of certificates is read
+        self.web = httpx.Client(base_url=f"{site.url}/gradio_api/", timeout=120, verify=False)
         self.lock, self.streaming, self.sockets = threading.Lock(), False, []
         self._listen(f"heartbeat/{self.session}", lambda line: None)
 
