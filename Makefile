@@ -1,9 +1,10 @@
-# `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test, `make bench` times.
+# `make demo` sets up and serves the page on the bundled model, `make test` sets up and runs every test, `make bench` times,
+# `make soak` loads.
 PYTHON ?= python3
 BIN := .venv/bin
 BROWSERS := chromium chromium-browser google-chrome
 
-.PHONY: demo test test-matrix lint bench browser clean
+.PHONY: demo test test-matrix soak lint bench browser clean
 
 demo: .venv/app
 	$(BIN)/python app.py $(FLAGS)
@@ -15,6 +16,10 @@ test: .venv/test browser lint
 # The core tests under other versions: make test-matrix VERSIONS="5.17.0 5.23.0" TORCH=2.11.0 MATRIX_PYTHON=python3.12
 test-matrix: .venv/test
 	$(BIN)/python tests/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") $(if $(TORCH),--torch $(TORCH)) $(if $(MATRIX_PYTHON),--python $(MATRIX_PYTHON)) $(if $(KEEP),--keep)
+
+# What is too long for the tests: crowds, stops, closed tabs, no memory left. make soak SOAK="stop memory" is a part of it.
+soak: .venv/test browser
+	$(BIN)/python tests/soak.py $(SOAK)
 
 lint: .venv/test
 	$(BIN)/ruff check .
