@@ -141,7 +141,8 @@ def serve(
     if early:
         how["server_port"] = early.hand_over()
     blocks.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)  # the line for the model is bounded
-    blocks.launch(**how, **look.launching(share), app_kwargs=app, prevent_thread_lock=True)
+    threads = max(40, blocks.host.line.most + 16)  # Gradio's own line is behind ours: nobody waits there
+    blocks.launch(**how, **look.launching(share), app_kwargs=app, max_threads=threads, prevent_thread_lock=True)
     journal.adopt(("uvicorn", "uvicorn.error", "uvicorn.access"))  # their own handlers came with the launch
     served.uploads.keep()
     served.url = blocks.local_url
