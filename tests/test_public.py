@@ -53,7 +53,7 @@ def test_a_closed_tab_leaves_nothing_behind(here: Stand):
 
 def test_a_run_past_its_limit_ends_as_that(llava):
     with stand(llava, 0.5) as hasty:
-        fine(late(hasty))
+        fine(late(hasty, ("answer",)))
 
 
 def test_a_worker_that_hangs_is_told(here: Stand, monkeypatch):
@@ -61,9 +61,16 @@ def test_a_worker_that_hangs_is_told(here: Stand, monkeypatch):
     fine(hanging(here))
 
 
-@pytest.mark.parametrize("error, hows", [("cuda", ("run",)), ("cpu", ("answer",)), ("python", ("preview",))])
-def test_memory_that_runs_out_is_a_sentence(here: Stand, error, hows):
-    fine(memory(here, hows, errors=(error,)))
+@pytest.mark.parametrize(
+    "how, error, places",
+    [
+        ("run", "cuda", ("tower", "method", "prefill", "decode")),
+        ("answer", "cpu", ("prefill", "decode")),
+        ("preview", "python", ("tower", "method")),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(here: Stand, how, error, places):
+    fine(memory(here, (how,), places, (error,)))
 
 
 def test_memory_that_runs_out_on_the_command_line(here: Stand):
@@ -71,7 +78,7 @@ def test_memory_that_runs_out_on_the_command_line(here: Stand):
 
 
 def test_anything_after_anything(here: Stand):
-    fine(mixed(here, runs=12))
+    fine(mixed(here, runs=8))
 
 
 def test_a_double_click_is_one_run(browser, llava, scenes, monkeypatch):
