@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from browsing import says, served
 from trials import errands
 from trials.hanging import hanging, late
 from trials.memory import command_line, memory
@@ -79,19 +78,6 @@ def test_memory_that_runs_out_on_the_command_line(here: Stand):
 
 def test_anything_after_anything(here: Stand):
     fine(mixed(here, runs=8))
-
-
-def test_a_double_click_is_one_run(browser, llava, scenes, monkeypatch):
-    calls, engine = [], board.generate
-    monkeypatch.setattr(board, "generate", lambda *a, **o: calls.append(1) or engine(*a, **o | {"max_new_tokens": 4}))
-    with served(llava, scenes) as address:
-        tab = browser.new_page()
-        tab.goto(address)
-        tab.wait_for_function("window.longtailFollowed")
-        tab.get_by_role("button", name="Run", exact=True).dblclick()
-        says(tab, "Done")
-        tab.close()
-    assert len(calls) == 2, "one run, two columns"
 
 
 # ---- what watches can fail
