@@ -52,7 +52,7 @@ def test_a_closed_tab_leaves_nothing_behind(here: Stand):
 
 def test_a_run_past_its_limit_ends_as_that(llava):
     with stand(llava, 0.5) as hasty:
-        fine(late(hasty, ("answer",)))
+        fine(late(hasty, ("answer", "run")))
 
 
 def test_a_worker_that_hangs_is_told(here: Stand, monkeypatch):
