@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 import longtail
 from longtail.export import Comparison, device_name, measure, medians
 from longtail.export import compared as differing
+from longtail.given import number, shown
 from longtail.reducer import REDUCERS, Reducer, make, parse
 
 from . import fetch, guard, numbers, run, space
@@ -172,7 +173,7 @@ def endpoints(host: Host, time_limit: float):
             llava = host.ready()
             options = _options(llava, max_new_tokens, temperature, seed)
             asked = _image(image), _text(question, "question"), _reducers(methods, budget)
-            rounds = _number(repeat, "repeat", 1, MOST_ROUNDS, int)
+            rounds = number("the argument repeat", repeat, 1, MOST_ROUNDS, whole=True)
             watch = Watch(stop, PATIENCE * time_limit)
             allowed = space.seconds(1 + rounds * len(asked[2]), options["max_new_tokens"])
             options |= {"repeat": rounds, "time_limit": time_limit}
@@ -254,23 +255,15 @@ class Watch:
 
 def _options(llava, max_new_tokens, temperature, seed) -> dict:
     return {
-        "max_new_tokens": _number(max_new_tokens, "max_new_tokens", 1, longest(llava), int),
-        "temperature": _number(temperature, "temperature", 0, 2, float),
-        "seed": _number(seed, "seed", 0, 2**31 - 1, int),
+        "max_new_tokens": number("the argument max_new_tokens", max_new_tokens, 1, longest(llava), whole=True),
+        "temperature": number("the argument temperature", temperature, 0, 2),
+        "seed": number("the argument seed", seed, 0, 2**31 - 1, whole=True),
     }
-
-
-def _number(value, name: str, low: int, high: int, kind: type):
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high or value != kind(value):
-        what = "whole number" if kind is int else "number"
-        raise ValueError(f"the argument {name} must be a {what} between {low} and {high}, got {value!r:.40}")
-    return kind(value)
 
 
 def _text(value, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"the argument {name} must be text, got {value!r:.40}")
+        raise ValueError(f"the argument {name} must be text, got {shown(value)}")
     return value
 
 
@@ -285,12 +278,12 @@ def _image(upload):
 def _reducer(method, params) -> Reducer:
     reducer = parse(_text(method, "method"))
     if params is not None and not isinstance(params, dict):
-        raise ValueError(f"the parameters of {method} must be given by name, got {params!r:.40}")
+        raise ValueError(f"the parameters of {method} must be given by name, got {shown(params)}")
     return make(type(reducer).__name__, **dataclasses.asdict(reducer) | (params or {}))
 
 
 def _reducers(methods, budget) -> list[Reducer]:
     if not isinstance(methods, list | tuple) or not 1 <= len(methods) <= MOST_METHODS:
-        raise ValueError(f"the argument methods must be a list of 1 to {MOST_METHODS} methods, got {methods!r:.40}")
-    tokens = _number(budget, "budget", 0, 576, int)
+        raise ValueError(f"the argument methods must be a list of 1 to {MOST_METHODS} methods, got {shown(methods)}")
+    tokens = number("the argument budget", budget, 0, 576, whole=True)
     return [parse(_text(method, "method"), tokens or None) for method in methods]

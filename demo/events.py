@@ -9,12 +9,13 @@ import gradio as gr
 
 from longtail import Reducer, make
 from longtail.export import picture
+from longtail.given import number
 from longtail.models.loading import Progress, gib
 
 from . import arithmetic, board, export, link, panel, preview, prose, run
 from .controls import chosen
 from .examples import Example
-from .host import LOADING
+from .host import LOADING, longest
 from .parts import Page
 from .presets import COLUMNS, PRESETS, Lanes
 from .words import say
@@ -37,12 +38,12 @@ def asking(page: Page, mode: str):
         asked = board.Asked(
             run.opened(upload),
             question or "",
-            _lanes(lanes).reducers(run.whole(budget or 0, "equal budget", 0)),
-            run.whole(new, "max new tokens", 1),
-            temperature or 0.0,
-            run.whole(seed, "seed", 0),
+            _lanes(lanes).reducers(number("equal budget", 0 if budget is None else budget, 0, 576, whole=True)),
+            number("max new tokens", new, 1, longest(llava), whole=True),
+            number("temperature", temperature, 0, 2),
+            number("seed", seed, 0, 2**31 - 1, whole=True),
             page.time_limit,
-            repeat=run.whole(repeats, "repeats", 2) if mode == "measure" else 1,
+            repeat=number("repeats", repeats, 2, 20, whole=True) if mode == "measure" else 1,
             after=before if mode == "follow" else None,
             sheet=arithmetic.Sheet(model, gpu, width),
         )

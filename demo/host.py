@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 
 from longtail import Answer
+from longtail.given import shown
 from longtail.models.memory import give_back
 
 from . import space
@@ -53,7 +54,7 @@ class Host:
     def change(self, name: str, progress: Callable | None = None):
         """Unload the model, load another; where that fails the old one is loaded again. Raises ValueError, OSError."""
         if name not in self.names:
-            raise ValueError(f"the model must be one of {', '.join(self.names) or 'none'}, got {name!r}")
+            raise ValueError(f"the model must be one of {', '.join(self.names) or 'none'}, got {shown(name)}")
         before, self.name, self.llava = self.name, name, None
         for answers in self.seen:
             answers.clear()

@@ -189,13 +189,6 @@ def opened(upload: dict | None) -> Image.Image:
     return open_image(path)
 
 
-def whole(value, name: str, least: int) -> int:
-    """A field's whole number. Raises ValueError with a sentence where it holds none."""
-    if not isinstance(value, int | float) or value != int(value) or value < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
-    return int(value)
-
-
 def said(text: str) -> Parts:
     """What the message line says now; an ellipsis at its end means that more is to come."""
     return {MESSAGE: text, TROUBLE: ""}

@@ -10,6 +10,7 @@ import gradio as gr
 
 from longtail import REDUCERS, sweep
 from longtail.front import summary
+from longtail.given import number
 from longtail.points import Point, numbers_of, plan, values
 
 from . import chart, fronts, run, space
@@ -227,7 +228,7 @@ def _sweeping(host: Host, time_limit: float, scenes: list[Example]):
 
     def sweeping(stop, upload, question, scope, methods, parameter, text, new):
         llava = host.ready()
-        points, new = _asked(methods, parameter, text), run.whole(new, "max new tokens", 1)
+        points, new = _asked(methods, parameter, text), number("max new tokens", new, 1, longest(llava), whole=True)
         questions = [(scene.image, scene.question) for scene in scenes]
         if scope != "scenes" or not scenes:
             run.opened(upload)

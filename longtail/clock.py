@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .given import number
+
 # what phases are read by on a CPU; a benchmark may take the thread's own time
 reading: ContextVar[Callable[[], float]] = ContextVar("reading", default=lambda: time.perf_counter())
 
@@ -35,7 +37,8 @@ class Halted(Exception):
 
 @dataclass
 class Clock:
-    """Laps of one answer: each names what was done since the last one. Knows stop and time limit."""
+    """Laps of one answer: each names what was done since the last one. Knows stop and time limit. Raises ValueError for
+    a limit that is no number of seconds."""
 
     device: torch.device
     stop: object = None  # has is_set(), as threading.Event
@@ -46,6 +49,8 @@ class Clock:
     began: float = field(default_factory=lambda: time.perf_counter())  # the limit counts from here
 
     def __post_init__(self):
+        if self.limit is not None:
+            number("time_limit", self.limit, 0)
         self.restart()
 
     def lap(self, name: str):

@@ -1,6 +1,7 @@
 """What was given, checked and named: a finite number in its range, or one sentence that says what it is instead."""
 
 import math
+import sys
 
 MOST = 40  # characters of a value that a refusal repeats
 
@@ -19,7 +20,7 @@ def number(name: str, value, low: float, high: float = math.inf, whole: bool = F
     """The number, an int where it must be whole. Raises ValueError for what is none (a bool is none), not finite, not
     whole or out of range."""
     got = f"got {shown(value)}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} must be a finite number, {got}")
     if whole and value != int(value):
         raise ValueError(f"{name} must be a whole number, {got}")

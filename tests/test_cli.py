@@ -148,6 +148,12 @@ WRONG = [
     (("answer", "{photo}", "q", "--model", "{none}"), r"there is no model"),
     (("answer", "{photo}", "q", "--dtype", "int7"), r"dtype must be one of"),
     (("answer", "{photo}", "q", "--temperature", "9"), r"temperature must be between 0 and 5"),
+    (("answer", "{photo}", "q", "--time-limit", "nan"), r"time_limit must be a finite number, got nan"),
+    (("compare", "{photo}", "q", "--time-limit", "-1"), r"time_limit must be at least 0, got -1\.0"),
+    (
+        ("sweep", "{photo}", "q", "--over", "budget=1", "--time-limit", "inf"),
+        r"time_limit must be a finite number, got inf",
+    ),
     (("answer", "{photo}"), r"the following arguments are required: question"),
     (("compare", "{photo}", "q", "--methods", "Full,Nope"), r"there is no method 'Nope'"),
     (("compare", "{photo}", "q", "--methods", ","), r"names no method"),
@@ -175,7 +181,7 @@ def test_what_is_wrong_is_one_line_and_status_two(run, photo, folder, picture, t
     files["cut"].write_bytes(encoded(picture, "JPEG")[:900])
     files["bomb"].write_bytes(bomb(20_000, 20_000))
     argv = [a.format(photo=photo, none=tmp_path / "none", **files) for a in argv]
-    if argv[:1] in (["answer"], ["compare"], ["evaluate"]) and "--model" not in argv:
+    if argv[:1] in (["answer"], ["compare"], ["evaluate"], ["sweep"]) and "--model" not in argv:
         argv += ["--model", str(folder)]
     status, out, err = run(*argv)
     assert status == 2 and out == ""

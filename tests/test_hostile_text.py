@@ -165,6 +165,10 @@ def previewed(llava, image, question, reducer, **options):
         raise ValueError(last)
 
 
+def batched(llava, image, question, reducer, **options):
+    return list(longtail.generate_batch(llava, [(image, question, reducer)], **options))
+
+
 @pytest.mark.parametrize("option", ["max_new_tokens", "temperature", "top_p", "seed"])
 @pytest.mark.parametrize("ask", [longtail.answer, compared, previewed], ids=lambda ask: ask.__name__)
 def test_every_option_refuses_what_it_is_not(llava, picture, option, ask):
@@ -172,6 +176,15 @@ def test_every_option_refuses_what_it_is_not(llava, picture, option, ask):
         with pytest.raises(ValueError) as refusal:
             ask(llava, picture, "What?", longtail.Full(), **{option: wrong})
         assert option in str(refusal.value) and len(str(refusal.value)) < 250
+
+
+@pytest.mark.parametrize("ask", [longtail.answer, compared, previewed, batched], ids=lambda ask: ask.__name__)
+def test_a_time_limit_is_seconds(llava, picture, ask):
+    for wrong in (True, [], {}, "9", math.nan, math.inf, -math.inf, -1e-9, 10**400, b"x"):
+        with pytest.raises(ValueError, match=r"^time_limit must be (a finite number|at least 0), got "):
+            ask(llava, picture, "What?", longtail.Full(), time_limit=wrong)
+    for fine in (None, 0, 1e308):
+        ask(llava, picture, "What?", longtail.Full(), time_limit=fine, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["Full"], {}, "x" * 10**6, "\ud800"], ids=lambda wrong: ascii(wrong)[:9])
