@@ -60,7 +60,7 @@ def hanging(here: Stand) -> list[Figure]:
     who = ("who asked it", "who waits", "who comes to the page", "who calls the API")
     return [
         yes("a hung worker: the line says so", stuck),
-        Figure("a hung worker: /readyz", str(ready), "503", None if ready == 404 else ready == 503),
+        Figure("a hung worker: /readyz", str(ready), "503", ready == 503),
         *(yes(f"a hung worker: {whose} is told", sentence) for whose, sentence in zip(who, told, strict=True)),
         yes("after it came back, the next run answers as before", fine),
     ]
