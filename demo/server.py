@@ -72,8 +72,8 @@ class Served:
             "ready": ("1 where /readyz says 200", lambda: not self.unready()),
             "waiting": ("Who waits in the line for the model", lambda: line.waiting),
             "running": ("1 while the model works", lambda: line.busy),
-            "uploads_bytes": ("Visitors' files held, in bytes", lambda: uploads.bytes),
-            "uploads_files": ("Visitors' files held", lambda: uploads.files),
+            "uploads_bytes": ("Visitors' files held, in bytes", lambda: uploads.held()[0]),
+            "uploads_files": ("Visitors' files held", lambda: uploads.held()[1]),
         }
         if torch.cuda.is_available() and space.place() != "zero":
             read["gpu_memory_bytes"] = ("GPU memory held by this process", torch.cuda.memory_reserved)
