@@ -129,8 +129,7 @@ def test_every_event_takes_anything(door, events, held):
         values = list(islice(cycle(WRONG), shift, shift + len(quick)))
         data = [listed([value] * len(event["inputs"])) for event, value in zip(quick, values, strict=True)]
         together(posted, door, quick, data, [TOLD % ((value,) * 5) for value in values])
-    for data in ("[]", "{}"):
-        together(posted, door, quick, repeat(data))
+    together(posted, door, quick, repeat("[]"))
     works(door, events, held)
 
 
