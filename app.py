@@ -98,7 +98,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("queue", "24", "visitors that may wait, further ones are asked to come back", type=between(1, 1000))
     flag("time-limit", "60", "seconds an answer may take", type=between(1, 3600))
     flag("metrics", "on", "off: nothing is served at /metrics", type=switch)
-    flag("log", "json", "json: a line of JSON for each event on stderr; plain: for a person", choices=journal.FORMS)
+    form = "plain" if sys.stderr.isatty() else "json"
+    flag("log", form, "json: a line of JSON for each event on stderr; plain: for a person", choices=journal.FORMS)
     flag("log-content", "off", "on: questions, answers and the words of errors are logged", type=switch)
     flag("frame-ancestors", "", "sites that may frame the page, comma between: https://example.org", type=sites)
     flag("share", "off", "on: a public link through Gradio's servers", nargs="?", const="on", type=switch)

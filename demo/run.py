@@ -20,7 +20,7 @@ from PIL import Image
 from longtail import OutOfMemory, open_image
 from longtail.models.memory import exhausted, give_back
 
-from .line import BEAT, Busy, Line, Place, Turn
+from .line import BEAT, CLOSING, Busy, Line, Place, Turn
 from .words import say
 
 MESSAGE, TROUBLE = ("page", "message"), ("page", "trouble")
@@ -130,6 +130,8 @@ def _work(job: Job, turn: Turn, produce: Callable, made: asyncio.Queue, taken: t
                 _post(turn, made, update)
                 taken.acquire()
         cause = _ending(turn, records)
+        if cause == "stopped" and job.line.closed:
+            last = Refused(sentence(Busy(CLOSING)))
     except Left:
         cause = _ending(turn)
     except Exception as error:

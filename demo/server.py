@@ -72,8 +72,8 @@ class Served:
             "ready": ("1 where /readyz says 200", lambda: not self.unready()),
             "waiting": ("Who waits in the line for the model", lambda: line.waiting),
             "running": ("1 while the model works", lambda: line.busy),
-            "uploads_bytes": ("Visitors' files held, in bytes", lambda: uploads.bytes),
-            "uploads_files": ("Visitors' files held", lambda: uploads.files),
+            "uploads_bytes": ("Visitors' files held, in bytes", lambda: uploads.held()[0]),
+            "uploads_files": ("Visitors' files held", lambda: uploads.held()[1]),
         }
         if torch.cuda.is_available() and space.place() != "zero":
             read["gpu_memory_bytes"] = ("GPU memory held by this process", torch.cuda.memory_reserved)
@@ -141,7 +141,8 @@ def serve(
     if early:
         how["server_port"] = early.hand_over()
     blocks.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)  # the line for the model is bounded
-    blocks.launch(**how, **look.launching(share), app_kwargs=app, prevent_thread_lock=True)
+    threads = max(40, blocks.host.line.most + 16)  # Gradio's own line is behind ours: nobody waits there
+    blocks.launch(**how, **look.launching(share), app_kwargs=app, max_threads=threads, prevent_thread_lock=True)
     journal.adopt(("uvicorn", "uvicorn.error", "uvicorn.access"))  # their own handlers came with the launch
     served.uploads.keep()
     served.url = blocks.local_url

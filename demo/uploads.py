@@ -92,6 +92,11 @@ class Uploads:
         with self.lock:
             self._tidied(0, 0)
 
+    def held(self) -> tuple[int, int]:
+        """Bytes and files that are there now."""
+        sizes = [info.st_size for _, info in self._found()]
+        return sum(sizes), len(sizes)
+
     def _full(self, size: int, files: int) -> bool:
         return self.bytes + size > self.most or self.files + files > self.most_files
 

@@ -180,7 +180,7 @@ def parse(text: str, budget: int | None = None) -> Reducer:
     reducer = make(name, **values)
     if budget is None:
         return reducer
-    return dataclasses.replace(REDUCERS[name].at(number("budget", budget, 1, 576, whole=True)), **values)
+    return dataclasses.replace(REDUCERS[name].at(number("budget", budget, 1, whole=True)), **values)
 
 
 def spec(reducer: Reducer) -> str:

@@ -206,3 +206,4 @@ def test_an_empty_folder_is_no_row(visit, scenes, tmp_path):
         tab = visit(address=address)
         says(tab, "Open a recorded run, or replay a report of yours.")
         expect(tab.locator("#recorded")).to_have_count(0)
+        tab.close()  # before its server: what it still fetches would be refused

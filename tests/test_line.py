@@ -239,5 +239,6 @@ def test_closing_can_stop_the_running_one():
         line.stop()
         return await one
 
-    asyncio.run(close())
+    with pytest.raises(run.Refused, match="shutting down"):
+        asyncio.run(close())
     assert first.told[0][1] == "stopped" and not line.busy

@@ -504,7 +504,7 @@ def test_a_terminal_is_told(folder, monkeypatch, capsys):
     assert parser(argv).parse_args([*argv, "--no-double-quantization", "--revision", "v1"]).revision == "v1"
 
 
-def test_the_log_of_a_server_is_told_in_lines(monkeypatch, capsys, folder):
+def test_the_log_of_a_server_is_told_in_lines(monkeypatch, caplog, folder):
     import app
 
     monkeypatch.setattr(app, "warm_up", lambda llava: None)
@@ -512,8 +512,9 @@ def test_the_log_of_a_server_is_told_in_lines(monkeypatch, capsys, folder):
     flags = app.parsed(["--model", str(folder)])
     assert flags.double_quantization is False and flags.attention == "sdpa" and flags.adapter is None
     steps = []
-    llava = app.loaded(flags, str(folder), progress=steps.append)
-    lines = capsys.readouterr().err.splitlines()
+    with caplog.at_level("INFO", "longtail"):
+        llava = app.loaded(flags, str(folder), progress=steps.append)
+    lines = caplog.messages
     assert [step.phase for step in steps] == ["config", "weights", "weights", "warm_up"]
     assert any(line.endswith("warm up") for line in lines) and lines[-1].endswith(llava.loaded.line())
     with pytest.raises(ValueError, match="a revision belongs to a hub id"):

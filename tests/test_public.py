@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from browsing import says, served
 from trials import errands
 from trials.hanging import hanging, late
 from trials.memory import command_line, memory
@@ -53,7 +52,7 @@ def test_a_closed_tab_leaves_nothing_behind(here: Stand):
 
 def test_a_run_past_its_limit_ends_as_that(llava):
     with stand(llava, 0.5) as hasty:
-        fine(late(hasty))
+        fine(late(hasty, ("answer", "run")))
 
 
 def test_a_worker_that_hangs_is_told(here: Stand, monkeypatch):
@@ -61,9 +60,16 @@ def test_a_worker_that_hangs_is_told(here: Stand, monkeypatch):
     fine(hanging(here))
 
 
-@pytest.mark.parametrize("error, hows", [("cuda", ("run",)), ("cpu", ("answer",)), ("python", ("preview",))])
-def test_memory_that_runs_out_is_a_sentence(here: Stand, error, hows):
-    fine(memory(here, hows, errors=(error,)))
+@pytest.mark.parametrize(
+    "how, error, places",
+    [
+        ("run", "cuda", ("tower", "method", "prefill", "decode")),
+        ("answer", "cpu", ("prefill", "decode")),
+        ("preview", "python", ("tower", "method")),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(here: Stand, how, error, places):
+    fine(memory(here, (how,), places, (error,)))
 
 
 def test_memory_that_runs_out_on_the_command_line(here: Stand):
@@ -71,20 +77,7 @@ def test_memory_that_runs_out_on_the_command_line(here: Stand):
 
 
 def test_anything_after_anything(here: Stand):
-    fine(mixed(here, runs=12))
-
-
-def test_a_double_click_is_one_run(browser, llava, scenes, monkeypatch):
-    calls, engine = [], board.generate
-    monkeypatch.setattr(board, "generate", lambda *a, **o: calls.append(1) or engine(*a, **o | {"max_new_tokens": 4}))
-    with served(llava, scenes) as address:
-        tab = browser.new_page()
-        tab.goto(address)
-        tab.wait_for_function("window.longtailFollowed")
-        tab.get_by_role("button", name="Run", exact=True).dblclick()
-        says(tab, "Done")
-        tab.close()
-    assert len(calls) == 2, "one run, two columns"
+    fine(mixed(here, runs=8))
 
 
 # ---- what watches can fail

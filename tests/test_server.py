@@ -380,7 +380,7 @@ def test_runs_are_counted(visitor, running):
     assert (
         counted["longtail_ttft_seconds_count{method=TopK}"] == 1 == counted["longtail_tpot_seconds_count{method=TopK}"]
     )
-    assert counted["longtail_uploads_files{}"] >= 1 and after["longtail_ready{}"] == 1
+    assert 1 <= after["longtail_uploads_files{}"] < 100 and after["longtail_ready{}"] == 1, "what is there, no reserve"
     assert after["longtail_running{}"] == after["longtail_waiting{}"] == 0
     assert after["process_resident_memory_bytes{}"] > 10**8
     assert any(name.startswith("longtail_model_info{device=cpu,") for name in after)

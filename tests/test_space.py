@@ -219,7 +219,8 @@ def test_measuring_asks_for_the_time_of_every_round(zero, llava, picture):
     assert "median (least to most) of 2" in words.english(shown[board.CONDITIONS])
 
 
-def test_a_sweep_runs_there(zero, llava, tmp_path, picture):
+def test_a_sweep_runs_there(zero, llava, tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(run, "get_upload_folder", lambda: str(tmp_path))
     picture.save(tmp_path / "picture.png")
     sweeping, shown = sweep._sweeping(host.Host(llava), 30.0, []), {}
     upload = {"path": str(tmp_path / "picture.png")}

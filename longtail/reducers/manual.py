@@ -26,7 +26,7 @@ class Manual(Reducer):
 
     @classmethod
     def at(cls, budget):
-        return cls(patches=f"0-{number('Manual.at', budget, 1, 576, whole=True) - 1}")
+        return cls(patches=f"0-{number('Manual.at', budget, 1, whole=True) - 1}")
 
     def reduce(self, visual):
         n, first = len(visual.features), visual.first

@@ -28,7 +28,11 @@ def late(here: Stand, hows: tuple[str, ...] = ("answer", "run", "preview")) -> l
     figures, limit = [], here.time_limit
     with talkative(here.llava), slow(here.llava, limit / 10), here.visitor() as visitor:
         for how in hows:
-            turn = Errand(how, picture(5), LONG).ask(visitor, **{} if how == "answer" else {"new": 64}).wait()
+            turn = (
+                Errand(how, picture(5), LONG)
+                .ask(visitor, **{"max_new_tokens" if how == "answer" else "new": 64})
+                .wait()
+            )
             said, answers = json.dumps(list(turn.shown.values()), default=str), 1 if how == "answer" else 2
             past = f"{how} past the limit of {limit:g} s an answer"
             figures.append(yes(f"{past}: ends as time", _timed(said)))
@@ -56,7 +60,7 @@ def hanging(here: Stand) -> list[Figure]:
     who = ("who asked it", "who waits", "who comes to the page", "who calls the API")
     return [
         yes("a hung worker: the line says so", stuck),
-        Figure("a hung worker: /readyz", str(ready), "503", None if ready == 404 else ready == 503),
+        Figure("a hung worker: /readyz", str(ready), "503", ready == 503),
         *(yes(f"a hung worker: {whose} is told", sentence) for whose, sentence in zip(who, told, strict=True)),
         yes("after it came back, the next run answers as before", fine),
     ]

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import app  # noqa: F401 (the environment that the page is served in)
 import longtail
-from demo import host, look, page
+from demo import host, page, server
 from longtail import REDUCERS
 
 
@@ -57,12 +57,11 @@ def stand(llava, time_limit: float = 60.0) -> Iterator[Stand]:
         gc.collect()
         gc.freeze()  # whatever is there now is no business of a census
         blocks = page.build(llava, time_limit)
-        blocks.queue(max_size=None, default_concurrency_limit=8, status_update_rate=1)
-        _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
+        running = server.serve(blocks, quiet=True)
         try:
-            yield Stand(llava, Site(url), blocks, door, time_limit)
+            yield Stand(llava, Site(running.url), blocks, door, time_limit)
         finally:
-            blocks.close()
+            running.close()
             gc.unfreeze()
 
 

@@ -44,7 +44,9 @@ def stop(here: Stand, times: int = 200, seed: int = 7) -> list[Figure]:
         noted(f"{what}: idle, median", quantile(taken, 0.5), "ms"),
         under(f"{what}: idle, p95", quantile(taken, 0.95), 250, "ms"),
         noted(f"{what}: idle, longest", max(taken), "ms"),
-        yes(f"stops in prefill ({phases['prefill']}) and in decode ({phases['decode']})", len(phases) == 2),
+        yes(f"stops in prefill ({phases['prefill']}) and in decode ({phases['decode']})", len(phases) == 2)._replace(
+            timed=True
+        ),
         none("stops that did not stop", stuck),
         none("left behind (workers, generators, hooks, tensors)", left),
         yes("the next run answers as before", _words(again) == _words(usual)),
