@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from longtail import cost
+from longtail.given import shown
 
 from .words import say
 
@@ -23,8 +24,8 @@ class Sheet:
             (self.gpu, cost.SHEET, "GPU"),
             (self.width, BITS, "width"),
         ):
-            if given not in known:
-                raise ValueError(f"the arithmetic's {name} must be one of {', '.join(known)}, got {given!r}")
+            if not isinstance(given, str) or given not in known:
+                raise ValueError(f"the arithmetic's {name} must be one of {', '.join(known)}, got {shown(given)}")
 
     def line(self, record: dict) -> str:
         """Operations and roofline seconds of the prefill, and of the next token: the record's counts, layer by layer,

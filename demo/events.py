@@ -9,7 +9,7 @@ import gradio as gr
 
 from longtail import Reducer, make
 from longtail.export import picture
-from longtail.given import number
+from longtail.given import number, shown
 from longtail.models.loading import Progress, gib
 
 from . import arithmetic, board, export, link, panel, preview, prose, run
@@ -37,7 +37,7 @@ def asking(page: Page, mode: str):
             raise ValueError("there is no answer to follow up on yet: press Run first")
         asked = board.Asked(
             run.opened(upload),
-            question or "",
+            question,
             _lanes(lanes).reducers(number("equal budget", 0 if budget is None else budget, 0, 576, whole=True)),
             number("max new tokens", new, 1, longest(llava), whole=True),
             number("temperature", temperature, 0, 2),
@@ -65,7 +65,8 @@ def _records(parts: run.Parts) -> list[dict]:
 def _needs(upload, question) -> run.Parts:
     """What fields lack, said under each."""
     needs = {} if upload else {run.NEED_IMAGE: say("need_image")}
-    return needs | ({} if (question or "").strip() else {run.NEED_QUESTION: say("need_question")})
+    blank = question is None or (isinstance(question, str) and not question.strip())  # what is no text is told by a run
+    return needs | ({run.NEED_QUESTION: say("need_question")} if blank else {})
 
 
 def by_hand(page: Page, values, marked: list[int]) -> dict:
@@ -197,8 +198,11 @@ def preset(page: Page, key: str) -> dict:
 
 
 def _lanes(values) -> Lanes:
-    shown, methods, settings = values[0], values[1 : COLUMNS + 1], values[COLUMNS + 1 :]
-    return Lanes(list(shown), list(methods), [column or {} for column in settings])
+    """What the browser says of the columns. Raises ValueError where that is not four of them."""
+    on, methods, settings = values[0], values[1 : COLUMNS + 1], values[COLUMNS + 1 :]
+    if not isinstance(on, list) or len(on) != COLUMNS:
+        raise ValueError(f"which of {COLUMNS} columns are shown must be a list, got {shown(on)}: reload the page")
+    return Lanes(on, list(methods), [column or {} for column in settings])
 
 
 def readings(at: int, method: str, settings: dict | None, result: board.Result | None) -> str:

@@ -42,6 +42,8 @@ NAMING = ("host", "x-forwarded-host")  # what Gradio makes the page's addresses 
 HOST = re.compile(r"((^|, *)(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?)*")
 NO_REQUEST = "This is no request that the page or its API makes: /gradio_api/info says what they take."
 NO_EVENT = "What was sent does not fit this page: reload it and try again."
+FAILED = (422, 500)  # of Gradio: what is no request (in words that quote all of it), and any other failure
+QUOTED = 600  # characters of a sentence that is not ours
 BROKEN = "The server failed; its log has the cause. Try again."
 log = logging.getLogger("longtail")
 
@@ -166,7 +168,7 @@ class Visit:
         """A piece of the response, with our headers; pages and failures are read before they are sent."""
         if message["type"] == "http.response.start":
             policy.dress(MutableHeaders(scope=message), self.path)
-            failed = message["status"] == 500 or (self.over and not self.started)
+            failed = message["status"] in FAILED or (self.over and not self.started)
             if failed or MutableHeaders(scope=message).get("content-type", "").startswith("text/html"):
                 self.held = message
             else:
@@ -182,7 +184,7 @@ class Visit:
     async def release(self):
         """Send what was held: a page with its policy, a failure in a sentence."""
         start, self.held = self.held, None
-        if start["status"] == 500 or self.over:
+        if start["status"] in FAILED or self.over:
             await self.refuse(*self.failure())
             return
         allowed = policy.of(bytes(self.body), self.rules.framing, self.rules.shared)
@@ -192,7 +194,7 @@ class Visit:
         await self.send({"type": "http.response.body", "body": bytes(self.body)})
 
     def failure(self) -> tuple[int, str]:
-        """Status and sentence where Gradio says 500: what we said ourselves, or that the request cannot be used."""
+        """Status and sentence where Gradio fails: what we said ourselves, or that the request cannot be used."""
         if self.over:
             return 413, self.too_large()
         try:
@@ -252,6 +254,8 @@ def told(error: Exception, request) -> gr.Error:
     was sent; the log has type and place."""
     if isinstance(error, gr.Error):
         error.print_exception = False
+        words = str(error.message)  # Gradio's own quote what was sent, all of it
+        error.message = words.encode("utf-8", "replace").decode() if len(words) <= QUOTED else NO_EVENT
         return error
     ours = isinstance(error, (OSError, MemoryError)) and not isinstance(error, (FileNotFoundError, PermissionError))
     scope = getattr(getattr(request, "request", None), "scope", None)

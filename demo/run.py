@@ -177,11 +177,12 @@ def streamed(produce: Callable[..., Iterator[Parts]], show: Callable[[Parts], ob
     return event
 
 
-def opened(upload: dict | None) -> Image.Image:
-    """The picture that was uploaded, or an example's. Raises ValueError with a sentence where there is none or it
-    cannot be used; any other file, which an event posted by hand may name, is told as one that is not there."""
-    path = upload and upload.get("path")
-    if not path:
+def opened(upload) -> Image.Image:
+    """The picture of an upload, or of an example, as Gradio tells of it. Raises ValueError with a sentence where there
+    is none or it cannot be used; any other file, which an event posted by hand may name, is told as one that is not
+    there."""
+    path = upload.get("path") if isinstance(upload, dict) else None
+    if not path or not isinstance(path, str):
         raise ValueError("there is no image yet: drop one in, paste one, or pick an example scene")
     ours = "\0" not in path and (is_in_or_equal(path, get_upload_folder()) or is_static_file(Path(path)))
     if not ours or not isfile(path):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from .given import shown
 from .reducer import REDUCERS, Reducer, parse
 from .reducers.full import Full
 
@@ -26,7 +27,7 @@ class Point:
         if self.parameter != "budget":
             return dataclasses.replace(parse(self.method), **{self.parameter: self.value})
         if not isinstance(self.value, int) or self.value < 1:
-            raise ValueError(f"a budget must be a whole number of visual tokens, at least 1, got {self.value}")
+            raise ValueError(f"a budget must be a whole number of visual tokens, at least 1, got {shown(self.value)}")
         return parse(self.method, self.value)
 
 
@@ -91,5 +92,5 @@ def plan(methods: list[str], parameter: str, given: list[int | float]) -> list[P
     known = list(dict.fromkeys(name for method in methods for name in numbers_of(method)))
     if parameter not in known:
         has = f"choose one of {', '.join(known)}" if known else "they have no number"
-        raise ValueError(f"no parameter {parameter!r} of {', '.join(methods)} can be swept: {has}")
+        raise ValueError(f"no parameter {shown(parameter)} of {', '.join(methods)} can be swept: {has}")
     return [point for method in methods for point in points(method, parameter, given)]

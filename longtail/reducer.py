@@ -151,7 +151,7 @@ class Reducer:
         return number(name, value, *self.limits(parameter.name, **others), whole=parameter.kind is int)
 
 
-def make(name: str, **values) -> Reducer:
+def make(name: str, /, **values) -> Reducer:
     """A reducer by name. Raises ValueError for an unknown name or parameter, or a value out of range."""
     if not isinstance(name, str) or name not in REDUCERS:
         raise ValueError(f"there is no method {shown(name)}: choose one of {', '.join(REDUCERS)}")

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -396,6 +397,43 @@ def test_what_a_model_wrote_stays_text(visit, llava, scenes, tmp_path):
     says(tab, "Replayed from said.json")
     expect(tab.locator("#column-1 .answer p")).to_have_text(said)
     assert tab.title() != "owned"
+
+
+def test_script_stays_text_wherever_a_visitor_writes_it(visit, llava, scenes, tmp_path):
+    """In a question, a link, a report and its name: the policy would stop a script, so elements are looked for too."""
+    hack = """<img src=x onerror="hacked=1"><script>hacked=1</script>${window.hacked=1}{{hacked=1}}"""
+    hacked = """[window.hacked, document.querySelectorAll('img[src=x]').length,
+        [...document.scripts].filter(it => it.textContent === 'hacked=1').length]"""
+    file = measure(llava, scenes / "red.png", "What?", [longtail.Full(), LongTail()], max_new_tokens=2).file()
+    for record in file["answers"]:
+        record |= dict.fromkeys(("question", "answer", "model", "device", "dtype", "preface"), hack)
+        record["history"] = [[hack, hack]]
+    file["answers"][1] |= {"method": hack, "params": {hack: hack}}
+    report = tmp_path / "<img src=x onerror=hacked=1>${window.hacked=1}.json"
+    report.write_text(json.dumps(file | {"conditions": hack}))
+    with served(llava, scenes, recorded=tmp_path) as address:
+        tab = visit(address=address, query="?m=" + quote("<img src=x onerror=hacked=1>"))
+        refuses(tab, "there is no method '<img src=x onerror=hacked=1>'")
+        assert tab.evaluate(hacked) == [None, 0, 0]
+        tab.goto(f"{address}?q={quote(hack)}")
+        says(tab, "Set as the link says")
+        expect(tab.get_by_label("Question")).to_have_value(hack)
+        ran(tab)
+        press(tab, "Follow up")
+        says(tab, "Followed up")
+        expect(tab.locator("#column-2 .turns dt").first).to_contain_text(hack)
+        assert tab.evaluate(hacked) == [None, 0, 0]
+        for replay in (
+            lambda: tab.locator("#recorded summary").click() or tab.locator("[data-recorded]").click(),
+            lambda: tab.locator("input[type=file][accept*='.html']").set_input_files(report),
+        ):
+            tab.locator("#message p").evaluate("it => { it.textContent = ''; }")
+            replay()
+            says(tab, "Replayed from ")
+            for part in (".answer p", ".turns dd", ".by p"):
+                expect(tab.locator(f"#column-2 {part}").first).to_contain_text(hack)
+            expect(tab.locator("#conditions")).to_contain_text(hack)
+            assert tab.evaluate(hacked) == [None, 0, 0]
 
 
 def test_export_and_replay(visit, llava, scenes, tmp_path, complaints, browser):

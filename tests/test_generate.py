@@ -342,7 +342,7 @@ def test_trim_between_attention_and_mlp_is_idle_when_it_keeps_all(llava, picture
 
 
 def test_halted_is_raised_between_layers(llava, picture):
-    clock = Clock(llava.device, limit=-1.0)
+    clock = Clock(llava.device, limit=0.0)
     with pytest.raises(Halted, match="time"):
         look(llava, picture, ASK, (), clock)
 
