@@ -188,15 +188,13 @@ class Served:
 @contextmanager
 def served(llava):
     """The page, served as app.py serves it."""
-    from demo import look, page
+    from demo import page, server
 
-    built = page.build(llava, time_limit=30)
-    built.queue(max_size=24, default_concurrency_limit=8, status_update_rate=1)
-    _, url, _ = built.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **look.launching())
+    running = server.serve(page.build(llava, time_limit=30), quiet=True)
     try:
-        yield Served(url)
+        yield Served(running.url)
     finally:
-        built.close()
+        running.close()
 
 
 # ---- the whole
