@@ -1,6 +1,7 @@
 """One decoder for every way in: bytes or a path become an upright RGB picture, or a reason why not."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ SMALL = 1_000_000  # pixels
 # Larger pictures are decoded one after another, in one thread for all: memory is the process's, so the turn for it is,
 # too, and malloc keeps some of what was freed for each thread that decodes: with Pillow's usual blocks up to 230 MB.
 DESK = ThreadPoolExecutor(1, "decoding")
+os.register_at_fork(after_in_child=lambda: globals().update(DESK=ThreadPoolExecutor(1, "decoding")))  # it has no thread
 Image.core.set_block_size(2**28)  # larger than what malloc keeps
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our cap is lower, and refuses
 LIMITS = f"at most {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side"

@@ -1,6 +1,8 @@
 """The one decoder: what it accepts comes out upright RGB, what it refuses it refuses in a sentence."""
 
 import io
+import os
+import signal
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -240,3 +242,15 @@ def test_a_file_has_so_many_bytes(monkeypatch, tmp_path):
     (tmp_path / "a.bmp").write_bytes(encoded(Image.new("RGB", (40, 30)), "BMP"))
     with pytest.raises(BadImage, match=r"a\.bmp is too large a file"):
         open_image(tmp_path / "a.bmp")
+
+
+def test_a_forked_process_decodes_too():
+    """A Space with ZeroGPU answers in a fork of the page, where the thread of the decoder is not."""
+    data = io.BytesIO()
+    Image.new("RGB", (1200, 1000), "red").save(data, "PNG")
+    open_image(data.getvalue())  # the thread is there now
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends a child that waits for ever
+        os._exit(0 if open_image(data.getvalue()).size == (1200, 1000) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
