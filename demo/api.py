@@ -24,10 +24,9 @@ from longtail.reducer import REDUCERS, Reducer, make, parse
 from . import fetch, guard, numbers, run, space
 from .fetch import NO_FILE
 from .host import Host, longest
-from .line import Place, Turn
+from .line import OPEN, Place, Turn
 from .words import I18N, english
 
-OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 MOST_METHODS, MOST_ROUNDS = 8, 20
 PATIENCE = 10  # a comparison may take as many times the limit of an answer
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from statistics import median
 
 from gradio.context import LocalContext
 
+OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # of Gradio's events: who has the model is decided here
 MOST = 24  # that may wait
 BEAT = 1.0  # seconds after which one who waits is told again how long, and one who left is noticed
 GRACE = 10.0  # seconds that silence may last beyond a run's own limit

@@ -12,13 +12,12 @@ from .gallery import RECORDED, gallery, read_recorded
 from .host import Host
 from .journal import Journal
 from .layout import QUICK
-from .line import MOST, Line
+from .line import MOST, OPEN, Line
 from .parts import Page
 from .presets import COLUMNS, FEWEST
 from .words import label, say
 
 RESULTS = Path(__file__).parents[1] / "assets" / "tiny" / "results.json"
-OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 RAW = {"preprocess": False}  # uploads are handed over unopened: longtail.open_image decides, and says why not
 WAITING = {"api_visibility": "private", "show_progress": "minimal"}  # the place in the queue shows
 

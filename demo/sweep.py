@@ -17,13 +17,13 @@ from . import chart, fronts, run, space
 from .examples import Example
 from .host import Host, longest
 from .layout import PRIVATE, QUICK, STATUS, TEXT
+from .line import OPEN
 from .numbers import seconds
 from .prose import ALERT, LIVE
 from .table import filled, table
 from .words import label, say
 
 COLUMNS = ("setting", "tokens", "true_tokens", "agreement", "same", "kl", "first", "of_full", "total", "of_full", "n")
-OPEN = {"concurrency_id": "model", "concurrency_limit": None}  # who may have the model is decided by our own line
 RAW = {"preprocess": False}  # what a browser sends is checked here, and refused in a sentence
 START = ("LongTail", "TopK")
 PRESETS = {"alpha": "0.05:0.5:0.05", "seed": "0:4:1"}
